@@ -11,18 +11,18 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from ledger import keys
-from ledger.administration import administration
-from ledger.api_keys import create_key
+from ledger.accounts.administration import administration
+from ledger.accounts.api_keys import create_key
+from ledger.accounts.credit import add_credit
+from ledger.accounts.tenants import create_tenant
 from ledger.billing import Delivery, Ending, Tokens, UsageSource, bill
-from ledger.credit import add_credit
-from ledger.migrate import upgrade
-from ledger.pins import Pin, encode_pins
+from ledger.journal.migrate import upgrade
+from ledger.journal.pins import Pin, encode_pins
+from ledger.journal.store import Store
+from ledger.journal.writes import Hold, Settlement
 from ledger.prices import Price
 from ledger.request_ids import new_request_id
-from ledger.store import Store
-from ledger.tenants import create_tenant
-from ledger.writes import Hold, Settlement
-from proxy.embedded_postgres import EmbeddedPostgres
+from proxy.postgres.embedded import EmbeddedPostgres
 
 WAITING = 500  # requests under way at once
 PGBENCH_CLIENTS, PGBENCH_THREADS, PGBENCH_SCALE = 16, 2, 10

@@ -1,4 +1,4 @@
-"""Alembic's entry: migrates the connection that `ledger.migrate` hands over."""
+"""Alembic's entry: migrates the connection that `ledger.journal.migrate` hands over."""
 
 from alembic import context
 

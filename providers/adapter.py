@@ -6,15 +6,15 @@ from typing import Any
 
 import orjson
 
-from providers import json_prompt
 from providers.answer import AnswerReader, flatten, text_of
 from providers.chat_request import ENGINE, LOGPROBS, SAMPLING, TOOLS, ChatRequest, Message, Reasoning, text_content
+from providers.formats import prompt as json_prompt
+from providers.formats.response_format import Enforcer, read_format
 from providers.profiles import DIALECTS, Dialect, Toggle
-from providers.response_format import Enforcer, read_format
 from providers.seam import Seam
 from providers.thinking import CLOSE, THINKING_PROMPT, State
-from providers.tool_prompt import opening, read_offer, rewrite, speaks_of_tools
-from providers.tool_text import CallReader
+from providers.tools.prompt import opening, read_offer, rewrite, speaks_of_tools
+from providers.tools.text import CallReader
 
 REASONING_KEYS = ("reasoning", "reasoning_content", "reasoning_details")
 # Tokens that a chat template adds a message at most: two header tags, the role, two line breaks, the end of turn; the

@@ -17,10 +17,10 @@ from tiktoken._tiktoken import CoreBPE
 
 from providers.adapter import asks_to_think
 from providers.chat_request import ChatRequest, Message, text_content
-from providers.json_prompt import instruction
-from providers.response_format import read_format
+from providers.formats.prompt import instruction
+from providers.formats.response_format import read_format
 from providers.thinking import THINKING_PROMPT
-from providers.tool_prompt import read_offer, rewrite, speaks_of_tools
+from providers.tools.prompt import read_offer, rewrite, speaks_of_tools
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -1,4 +1,4 @@
-"""What can go wrong outside a request. Requests fail with `proxy.api_errors.ApiError`.
+"""What can go wrong outside a request. Requests fail with `proxy.entry.api_errors.ApiError`.
 
 CaduceusError
 ├── CommandError          the command line's answer is no (exit 1)

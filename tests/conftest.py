@@ -21,7 +21,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given := os.environ.get("CADUCEUS_TEST_DATABASE_URL"):
         yield given
         return
-    from proxy.embedded_postgres import EmbeddedPostgres
+    from proxy.postgres.embedded import EmbeddedPostgres
 
     with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), durable=False) as embedded:
         yield embedded.url
@@ -38,7 +38,7 @@ def server(postgres_url: str) -> Iterator["Server"]:
 @pytest.fixture(scope="session")
 def template_database(server: "Server") -> Iterator[str]:
     """The name of a database migrated once, for `CREATE DATABASE … TEMPLATE`. Nobody connects to it."""
-    from ledger.migrate import upgrade
+    from ledger.journal.migrate import upgrade
 
     name = f"template_{uuid.uuid4().hex}"
     server.execute(f'CREATE DATABASE "{name}"')

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from proxy.api_errors import CODES
 from proxy.config import EndpointSettings, Section, Settings
-from proxy.endpoints import PROFILES
+from proxy.entry.api_errors import CODES
+from proxy.routing.endpoints import PROFILES
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.administration import administration
+from ledger.accounts.administration import administration
 from ledger.errors import LedgerError
 from ledger.money import parse_price, parse_usd
 from proxy.config import Settings
-from proxy.database import Database, open_database
 from proxy.errors import CommandError
+from proxy.serving.database import Database, open_database
 
 T = TypeVar("T")
 

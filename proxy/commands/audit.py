@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import asdict
 
-from ledger import audit
+from ledger.reports import audit
 from proxy.commands.administer import administer
 from proxy.commands.output import emit
 from proxy.config import Settings

@@ -5,7 +5,7 @@ import os
 
 from proxy.commands.output import emit
 from proxy.config import Settings
-from proxy.endpoints import load_endpoints
+from proxy.routing.endpoints import load_endpoints
 from proxy.secrets import secret_key
 
 

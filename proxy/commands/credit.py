@@ -4,13 +4,13 @@ import argparse
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.credit import Credit, add_credit
+from ledger.accounts.credit import Credit, add_credit
+from ledger.accounts.tenants import Tenant, find_tenant
 from ledger.money import format_usd
-from ledger.tenants import Tenant, find_tenant
 from proxy.commands.administer import actor, administer, usd
 from proxy.commands.output import emit
 from proxy.config import Settings
-from proxy.database import Database
+from proxy.serving.database import Database
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from proxy.commands.output import emit
 from proxy.config import Settings
-from proxy.endpoints import Endpoint, load_endpoints
 from proxy.errors import CommandError
+from proxy.routing.endpoints import Endpoint, load_endpoints
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:

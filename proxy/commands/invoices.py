@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from ledger import invoicing
-from ledger.invoices import to_csv
-from ledger.invoicing import Seller
+from ledger.papers import invoicing
+from ledger.papers.invoices import to_csv
+from ledger.papers.invoicing import Seller
 from proxy.commands.administer import actor, administer, month
 from proxy.commands.output import emit, table
 from proxy.config import Settings

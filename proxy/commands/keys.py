@@ -3,8 +3,8 @@
 import argparse
 from typing import Any
 
-from ledger import api_keys
-from ledger.api_keys import ApiKey
+from ledger.accounts import api_keys
+from ledger.accounts.api_keys import ApiKey
 from ledger.money import format_usd
 from proxy.commands.administer import actor, administer, instant, positive, usd
 from proxy.commands.output import emit

@@ -3,12 +3,12 @@
 import argparse
 
 from ledger.errors import LedgerError
-from ledger.migrate import upgrade
-from ledger.schema import SCHEMA_REVISION
+from ledger.journal.migrate import upgrade
+from ledger.journal.schema import SCHEMA_REVISION
 from proxy.commands.output import emit
 from proxy.config import Settings
-from proxy.database import open_database
 from proxy.errors import CommandError
+from proxy.serving.database import open_database
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:

@@ -6,15 +6,15 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger import price_list
+from ledger.accounts import price_list
+from ledger.accounts.price_list import PlanRow, PriceRow
 from ledger.money import format_price
-from ledger.price_list import PlanRow, PriceRow
 from providers.profiles import PROFILES
 from proxy.commands.administer import actor, administer, instant, price
 from proxy.commands.output import emit
 from proxy.config import Settings
-from proxy.database import Database
 from proxy.errors import CommandError
+from proxy.serving.database import Database
 
 PPM_A_PERCENT = 10_000
 

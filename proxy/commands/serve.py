@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
 from proxy.config import Settings
-from proxy.database import Database, open_database
-from proxy.demo import Demo
-from proxy.embedded_postgres import DataDirectoryLock
-from proxy.endpoints import load_endpoints
 from proxy.errors import CommandError
-from proxy.preparation import KEY_FILE, TENANT, Preparation, prepare
-from proxy.worker import Worker, serve_forever
+from proxy.postgres.embedded import DataDirectoryLock
+from proxy.routing.endpoints import load_endpoints
+from proxy.serving.database import Database, open_database
+from proxy.serving.demo import Demo
+from proxy.serving.preparation import KEY_FILE, TENANT, Preparation, prepare
+from proxy.serving.worker import Worker, serve_forever
 
 REVIVE_S = 1.0
 RESTART_S = 1.0

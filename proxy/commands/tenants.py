@@ -5,14 +5,14 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger import tenants
-from ledger.credit import add_credit
+from ledger.accounts import tenants
+from ledger.accounts.credit import add_credit
+from ledger.accounts.tenants import Tenant
 from ledger.money import format_usd
-from ledger.tenants import Tenant
 from proxy.commands.administer import actor, administer, usd, words
 from proxy.commands.output import emit
 from proxy.config import Settings
-from proxy.database import Database
+from proxy.serving.database import Database
 
 BUYER = {
     "legal_name": "as invoices name it",

@@ -3,9 +3,9 @@
 import argparse
 from typing import Any
 
-from ledger import usage
 from ledger.money import format_usd
-from ledger.usage import Usage
+from ledger.reports import usage
+from ledger.reports.usage import Usage
 from proxy.commands.administer import administer, month
 from proxy.commands.output import emit
 from proxy.config import Settings

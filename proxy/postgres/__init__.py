@@ -1,7 +1,7 @@
 """The parts of the embedded Postgres: one cluster of one major version below the data directory.
 
 `programs` finds the wheel's binaries and the account they run as, `cluster` creates, launches and stops, `answer` asks
-the server whether it answers, `locks` says who is there. `proxy.embedded_postgres` is the flow that uses them.
+the server whether it answers, `locks` says who is there. `proxy.postgres.embedded` is the flow that uses them.
 
     data_dir/
         server.lock             held by `serve`, exclusively

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from proxy.api_errors import ApiError
+from proxy.entry.api_errors import ApiError
 
 GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
 KINDS = ("text", "json_object", "json_schema")

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from providers.chat_request import ChatRequest
 from providers.events import Delta
-from proxy.api_errors import ApiError
-from proxy.preferences import Preferences
+from proxy.entry.api_errors import ApiError
+from proxy.routing.preferences import Preferences
 
 SuffixOf = Callable[[str], str | None]
 """What suffix a model name carries ("" for none), or None where the model is not served."""

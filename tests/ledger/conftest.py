@@ -18,19 +18,19 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from ledger import audit
-from ledger.administration import administration
-from ledger.api_keys import create_key
+from ledger.accounts.administration import administration
+from ledger.accounts.api_keys import create_key
+from ledger.accounts.credit import add_credit
+from ledger.accounts.tenants import create_tenant
 from ledger.billing import Bill, Delivery, Ending, Tokens, UsageSource, bill
-from ledger.connections import prepare
-from ledger.credit import add_credit
+from ledger.journal.connections import prepare
+from ledger.journal.pins import Pin, encode_pins
+from ledger.journal.store import Store
+from ledger.journal.writes import Hold, Settlement
 from ledger.money import parse_usd
-from ledger.pins import Pin, encode_pins
 from ledger.prices import Price
+from ledger.reports import audit
 from ledger.request_ids import new_request_id
-from ledger.store import Store
-from ledger.tenants import create_tenant
-from ledger.writes import Hold, Settlement
 
 SECRET_KEY = b"the tests' secret key"
 PRICE = Price(version_id=7, input_pusd=1_000_000, output_pusd=3_000_000, cached_input_pusd=100_000)
@@ -175,7 +175,7 @@ def empty_database_url(server: Any) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _checkpoints_are_written_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ledger.store.CHECKPOINT_INTERVAL_S", 0.02)
+    monkeypatch.setattr("ledger.journal.store.CHECKPOINT_INTERVAL_S", 0.02)
 
 
 @pytest.fixture

@@ -19,19 +19,19 @@ import asyncpg
 import orjson
 import pytest
 
-from ledger.administration import administration
-from ledger.api_keys import create_key
-from ledger.audit import audit
-from ledger.credit import add_credit
+from ledger.accounts.administration import administration
+from ledger.accounts.api_keys import create_key
+from ledger.accounts.credit import add_credit
+from ledger.accounts.tenants import create_tenant
+from ledger.journal.store import Store
 from ledger.money import parse_usd
-from ledger.store import Store
-from ledger.tenants import create_tenant
-from proxy.app import open_gateway, serving
+from ledger.reports.audit import audit
 from proxy.config import EndpointSettings, LimitSettings, PriceSettings, ServerSettings, Settings
-from proxy.endpoints import make_endpoint
-from proxy.gateway import Gateway
-from proxy.observations import Observation, RetryBudget
+from proxy.exchange.gateway import Gateway
+from proxy.routing.endpoints import make_endpoint
+from proxy.routing.observations import Observation, RetryBudget
 from proxy.sandbox.server import Received, Sandbox
+from proxy.serving.app import open_gateway, serving
 
 SECRET_KEY = b"0123456789abcdef"
 MODEL = "NousResearch/Hermes-4-405B"

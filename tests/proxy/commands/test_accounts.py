@@ -12,12 +12,12 @@ import orjson
 import pytest
 
 from ledger.billing import Delivery, Ending, Tokens, UsageSource, bill
+from ledger.journal.pins import Pin, encode_pins
+from ledger.journal.store import Store
+from ledger.journal.writes import Hold, Settlement
 from ledger.keys import digest
-from ledger.pins import Pin, encode_pins
 from ledger.prices import Price
 from ledger.request_ids import new_request_id
-from ledger.store import Store
-from ledger.writes import Hold, Settlement
 
 PRICE = Price(1, 1_000_000, 3_000_000, 100_000)
 MONTH = datetime.now(UTC).strftime("%Y-%m")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from ledger.journal.schema import SCHEMA_REVISION
 from ledger.keys import well_formed
-from ledger.schema import SCHEMA_REVISION
 
 
 def test_a_tenant_is_created_shown_changed_and_suspended(caduceus: Any) -> None:

@@ -1,0 +1,61 @@
+"""JSON of an endpoint that enforces none: its schema in the prompt, and what is said of an answer that does not fit.
+
+The words are those of Hermes's JSON mode (github.com/NousResearch/Hermes-Function-Calling). In the schema, whose texts
+are the caller's, no tag and no control token stands as such: JSON can spell them with an escape.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import orjson
+
+from providers.chat_request import TOOLS, ChatRequest, Message, Reasoning, text_content
+from providers.formats.response_format import Format
+from providers.formats.schema import Problem
+from providers.neutral import neutralise
+
+JSON_MODE = "You are a helpful assistant that answers in JSON."
+SCHEMA = " Here's the json schema you must adhere to:\n<schema>\n{}\n</schema>"
+ANY_OBJECT = " Answer with one JSON object and nothing else."
+CORRECTION = "That answer {}{}. Give the whole answer again, as JSON that fits, and nothing else."
+TAG = re.compile(r"<(?=[|/A-Za-z])")
+
+
+def instruction(wanted: Format) -> str:
+    if wanted.schema is None:
+        return JSON_MODE + ANY_OBJECT
+    return JSON_MODE + SCHEMA.format(TAG.sub(r"\\u003c", orjson.dumps(wanted.schema).decode()))
+
+
+def extra_bytes(wanted: Format) -> int:
+    """By how much the instruction is longer than the schema in it."""
+    schema = b"" if wanted.schema is None else orjson.dumps(wanted.schema)
+    return len(instruction(wanted).encode()) - len(schema)
+
+
+def ask(messages: Sequence[Message], wanted: Format) -> list[Message]:
+    """The conversation with the format in its first system message, or in one of its own."""
+    asked = list(messages)
+    for i, message in enumerate(asked):
+        if message["role"] == "system":
+            text = text_content(message.get("content"))
+            asked[i] = {**message, "content": f"{text}\n\n{instruction(wanted)}" if text else instruction(wanted)}
+            return asked
+    return [{"role": "system", "content": instruction(wanted)}, *asked]
+
+
+def ask_again(request: ChatRequest, answer: str, problem: Problem) -> ChatRequest:
+    """The conversation with an answer that does not fit, and why. No tool is offered, and no thought asked for."""
+    where = f" (at {problem.path})" if problem.path else ""
+    correction = neutralise(CORRECTION.format(problem.message, where))
+    return replace(
+        request,
+        messages=[
+            *request.messages,
+            *([{"role": "assistant", "content": answer}] if answer.strip() else []),
+            {"role": "user", "content": correction},
+        ],
+        parameters={name: value for name, value in request.parameters.items() if name not in TOOLS},
+        reasoning=Reasoning(None if request.reasoning.enabled is None else False),
+    )

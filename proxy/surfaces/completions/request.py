@@ -1,0 +1,115 @@
+"""OpenAI's Completions, inwards: a prompt is one text, which the model reads to the letter."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from providers.chat_request import ENGINE, SAMPLING, ChatRequest, Reasoning
+from proxy.entry.api_errors import ApiError
+from proxy.routing.preferences import NO_PREFERENCES, read_preferences
+from proxy.surfaces.chat.request import (
+    MAX_IGNORED,
+    check,
+    read_json,
+    read_max_tokens,
+    read_metadata,
+    read_model,
+    read_user,
+    typed,
+)
+from proxy.surfaces.surface import Call, SuffixOf
+
+PASSED = (SAMPLING | ENGINE | {"n"}) - {"chat_template_kwargs"}
+READ = frozenset(
+    {
+        "model",
+        "prompt",
+        "max_tokens",
+        "max_completion_tokens",
+        "logprobs",
+        "stream",
+        "stream_options",
+        "provider",
+        "user",
+        "metadata",
+        # Those that ask for nothing are no news: see `unheard`.
+        "suffix",
+        "echo",
+        "best_of",
+    }
+)
+DEFAULT_MAX_TOKENS = 16  # as OpenAI's reference has it
+MOST_LOGPROBS = 20
+
+
+def read_completion(payload: bytes, suffix_of: SuffixOf) -> Call:
+    """Raises ApiError for everything that is wrong with the body itself."""
+    body = read_json(payload)
+    suffix = read_model(body, suffix_of)
+    prompt = read_prompt(body)
+    stream_options = typed(body, "stream_options", dict) or {}
+    request = ChatRequest(
+        messages=(),
+        prompt=prompt,
+        parameters=read_parameters(body),
+        max_tokens=read_max_tokens(body) or DEFAULT_MAX_TOKENS,
+        stream=bool(typed(body, "stream", bool)),
+        include_usage=bool(typed(stream_options, "include_usage", bool, "stream_options.")),
+        reasoning=Reasoning(),
+        prompt_bytes=len(prompt.encode()),
+        model=body["model"],
+        user=read_user(body),
+        metadata=read_metadata(body),
+    )
+    given = body.get("provider")
+    preferences = read_preferences(given, suffix) if given is not None or suffix else NO_PREFERENCES
+    ignored = read_ignored(body, suffix)
+    if ignored and preferences.require_parameters:
+        raise ApiError("unsupported_parameter", f"{ignored[0]} is not supported by any endpoint", param=ignored[0])
+    return Call(request, preferences, None, ignored)
+
+
+def read_prompt(body: Mapping[str, Any]) -> str:
+    """One text; also as the only one of a list."""
+    prompt = body.get("prompt")
+    if type(prompt) is list and len(prompt) == 1:
+        (prompt,) = prompt
+    if type(prompt) is list and prompt and all(type(one) is str for one in prompt):
+        raise ApiError("invalid_request", "prompt takes one text; send a request for each of several", param="prompt")
+    if prompt is None or prompt in ("", []):
+        raise ApiError("missing_required_parameter", "prompt is missing or empty", param="prompt")
+    if type(prompt) is not str:
+        raise ApiError("invalid_request", "prompt must be a string; token ids are not read here", param="prompt")
+    return prompt
+
+
+def read_parameters(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What is passed on, checked. `logprobs` is a number here: of how many tokens at each place."""
+    parameters = {name: check(name, value) for name, value in body.items() if name in PASSED and value is not None}
+    logprobs = typed(body, "logprobs", int)
+    if logprobs is not None:
+        if not 0 <= logprobs <= MOST_LOGPROBS:
+            raise ApiError("invalid_request", f"logprobs must be from 0 to {MOST_LOGPROBS}", param="logprobs")
+        parameters["logprobs"] = logprobs
+    return parameters
+
+
+def read_ignored(body: Mapping[str, Any], suffix: str) -> tuple[str, ...]:
+    """The names of what is not done, as a header can carry them: callers choose them freely."""
+    names = {name for name in body if name not in PASSED and name not in READ}
+    names.update(unheard(body))
+    if suffix == "thinking":  # there is no system prompt that could ask for it
+        names.add(":thinking")
+    return tuple(quote(name[:64], safe=":") for name in sorted(names)[:MAX_IGNORED])
+
+
+def unheard(body: Mapping[str, Any]) -> list[str]:
+    """Known fields that ask for what is not done."""
+    asked = []
+    if typed(body, "suffix", str):
+        asked.append("suffix")
+    if typed(body, "echo", bool):
+        asked.append("echo")
+    if (typed(body, "best_of", int) or 1) > (body.get("n") or 1):
+        asked.append("best_of")
+    return asked

@@ -1,0 +1,1 @@
+"""Anthropic's Messages: content blocks in, block events or one message out."""

@@ -1,0 +1,345 @@
+"""Anthropic's Messages, inwards: a JSON body becomes a canonical request, in OpenAI's words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from providers.chat_request import ChatRequest, Message, Reasoning
+from proxy.entry.api_errors import ApiError
+from proxy.routing.preferences import NO_PREFERENCES, Preferences, read_preferences
+from proxy.surfaces.chat.request import (
+    FORMATS,
+    MAX_IGNORED,
+    check,
+    is_label,
+    one_of,
+    read_json,
+    read_max_tokens,
+    read_messages,
+    read_metadata,
+    read_model,
+    read_reasoning,
+    schema_bytes,
+    text_bytes,
+    typed,
+)
+from proxy.surfaces.surface import Call, SuffixOf
+
+READ = frozenset(
+    {
+        "model",
+        "max_tokens",
+        "messages",
+        "system",
+        "stream",
+        "stop_sequences",
+        "temperature",
+        "top_p",
+        "top_k",
+        "tools",
+        "tool_choice",
+        "thinking",
+        "output_config",
+        "metadata",
+        "inference_geo",
+        # Ours, as in Chat Completions.
+        "provider",
+        "reasoning",
+        "reasoning_effort",
+        "include_reasoning",
+        "reasoning_format",
+    }
+)
+TOOL_FIELDS = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
+TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
+Block = dict[str, Any]
+
+
+def read_messages_call(payload: bytes, suffix_of: SuffixOf) -> Call:
+    """Raises ApiError for everything that is wrong with the body itself."""
+    body = read_json(payload)
+    suffix = read_model(body, suffix_of)
+    if body.get("max_tokens") is None:
+        raise ApiError("missing_required_parameter", "max_tokens is missing", param="max_tokens")
+    request = read_request(body, suffix)
+    preferences = read_wishes(body, suffix)
+    ignored = read_ignored(body, request)
+    if ignored and preferences.require_parameters:
+        raise ApiError("unsupported_parameter", f"{ignored[0]} is not supported by any endpoint", param=ignored[0])
+    return Call(request, preferences, one_of(body, "reasoning_format", FORMATS), ignored)
+
+
+def read_count_call(payload: bytes, suffix_of: SuffixOf) -> ChatRequest:
+    """The body of `count_tokens`: a prompt without a wish for an answer."""
+    body = read_json(payload)
+    return read_request(body, read_model(body, suffix_of))
+
+
+def read_request(body: dict[str, Any], suffix: str) -> ChatRequest:
+    messages = [*read_system(body), *read_turns(body)]
+    parameters = {**read_sampling(body), **read_tools(body), **read_format(body)}
+    labels = dict(typed(body, "metadata", dict) or {})
+    user = labels.pop("user_id", None)
+    if user is not None and not is_label(user, "value"):
+        raise invalid("metadata.user_id", "takes at most 512 characters, none of them NUL")
+    max_tokens = read_max_tokens({"max_tokens": body.get("max_tokens")})
+    return ChatRequest(
+        messages=messages,
+        parameters=parameters,
+        max_tokens=max_tokens,
+        stream=bool(typed(body, "stream", bool)),
+        include_usage=True,
+        reasoning=read_thinking(body, suffix, max_tokens),
+        prompt_bytes=sum(map(text_bytes, messages)) + schema_bytes(parameters),
+        model=body["model"],
+        user=user,
+        metadata=read_metadata({"metadata": labels}),
+    )
+
+
+def invalid(param: str, what: str) -> ApiError:
+    return ApiError("invalid_request", f"{param} {what}", param=param)
+
+
+# What is said
+
+
+def read_system(body: dict[str, Any]) -> list[Message]:
+    """The system prompt, a string or text blocks. What they say of caching is the endpoint's own affair."""
+    if body.get("system") is None:
+        return []
+    text = joined_text(body["system"], "system")
+    return [{"role": "system", "content": text}] if text else []
+
+
+def read_turns(body: dict[str, Any]) -> list[Message]:
+    """As Anthropic does, turns in a row of one role are taken as one."""
+    turns: list[tuple[str, list[tuple[str, Block]]]] = []
+    for position, message in enumerate(read_messages(body)):
+        where = f"messages[{position}]"
+        if type(message) is not dict:
+            raise invalid(where, "must be an object")
+        role = message.get("role")
+        if type(role) is not str or role not in TURNS:
+            raise invalid(f"{where}.role", f"must be one of {', '.join(sorted(TURNS))}")
+        blocks = read_blocks(message.get("content"), f"{where}.content")
+        if turns and turns[-1][0] == role:
+            turns[-1][1].extend(blocks)
+        else:
+            turns.append((role, blocks))
+    if turns[-1][0] == "assistant":
+        raise invalid("messages", "must end with the user's turn: an answer cannot be begun for the model (prefill)")
+    return [said for role, blocks in turns for said in TURNS[role](blocks)]
+
+
+def read_blocks(content: Any, where: str) -> list[tuple[str, Block]]:
+    """Each block with its place, for whoever has something to say against it."""
+    if type(content) is str:
+        return [(where, {"type": "text", "text": content})]
+    if type(content) is not list:
+        raise invalid(where, "must be a string or a list of blocks")
+    for i, block in enumerate(content):
+        if type(block) is not dict or type(block.get("type")) is not str:
+            raise invalid(f"{where}[{i}]", "must be an object with a type")
+    return [(f"{where}[{i}]", block) for i, block in enumerate(content)]
+
+
+def joined_text(content: Any, where: str) -> str:
+    return "\n".join(block_text(block, place) for place, block in read_blocks(content, where))
+
+
+def block_text(block: Block, where: str) -> str:
+    """Of everything that is text: text, a document in plain text, a result of a search."""
+    match block["type"]:
+        case "text":
+            return words(block, "text", where)
+        case "search_result":
+            found = joined_text(block.get("content"), f"{where}.content")
+            return "\n".join([words(block, "title", where), words(block, "source", where), found])
+        case "document" if (typed(block, "source", dict, f"{where}.") or {}).get("type") == "text":
+            told = [typed(block, name, str, f"{where}.") for name in ("title", "context")]
+            return "\n".join([*filter(None, told), words(block["source"], "data", f"{where}.source")])
+    raise ApiError(
+        "unsupported_modality", f"{where}: this model reads text here, not {block['type']!r:.100}", param=where
+    )
+
+
+def words(block: Block, name: str, where: str) -> str:
+    text = block.get(name)
+    if type(text) is not str:
+        raise invalid(f"{where}.{name}", "must be a string")
+    return text
+
+
+def user_turn(blocks: Sequence[tuple[str, Block]]) -> list[Message]:
+    """The results of tools answer the calls before them, so they come first."""
+    results = [tool_message(block, where) for where, block in blocks if block["type"] == "tool_result"]
+    texts = [block_text(block, where) for where, block in blocks if block["type"] != "tool_result"]
+    return [*results, {"role": "user", "content": "\n".join(texts)}] if texts or not results else results
+
+
+def tool_message(block: Block, where: str) -> Message:
+    """OpenAI's messages have no field for a failure, so the text says it."""
+    content = block.get("content")
+    text = "" if content is None else joined_text(content, f"{where}.content")
+    if typed(block, "is_error", bool, f"{where}."):
+        text = f"Error: {text}"
+    return {"role": "tool", "tool_call_id": words(block, "tool_use_id", where), "content": text}
+
+
+def assistant_turn(blocks: Sequence[tuple[str, Block]]) -> list[Message]:
+    """Thoughts go on with the turn; redacted ones nobody can read, and signatures are ours to ignore."""
+    texts, thoughts, calls = [], [], []
+    for where, block in blocks:
+        match block["type"]:
+            case "thinking":
+                thoughts.append(words(block, "thinking", where))
+            case "redacted_thinking":
+                pass
+            case "tool_use":
+                calls.append(tool_call(block, where))
+            case _:
+                texts.append(block_text(block, where))
+    message: Message = {"role": "assistant", "content": "\n".join(texts)}
+    if any(thoughts):
+        message["reasoning"] = "\n".join(thoughts)
+    if calls:
+        message["tool_calls"] = calls
+    return [message]
+
+
+def tool_call(block: Block, where: str) -> dict[str, Any]:
+    arguments = block.get("input")
+    if type(arguments) is not dict:
+        raise invalid(f"{where}.input", "must be an object")
+    function = {"name": words(block, "name", where), "arguments": orjson.dumps(arguments).decode()}
+    return {"id": words(block, "id", where), "type": "function", "function": function}
+
+
+def system_turn(blocks: Sequence[tuple[str, Block]]) -> list[Message]:
+    return [{"role": "system", "content": "\n".join(block_text(block, where) for where, block in blocks)}]
+
+
+TURNS = {"user": user_turn, "assistant": assistant_turn, "system": system_turn}
+
+
+# How it is to be answered
+
+
+def read_sampling(body: dict[str, Any]) -> dict[str, Any]:
+    parameters = {
+        name: check(name, body[name]) for name in ("temperature", "top_p", "top_k") if body.get(name) is not None
+    }
+    stops = typed(body, "stop_sequences", list)
+    if stops:
+        if not all(type(stop) is str and stop for stop in stops):
+            raise invalid("stop_sequences", "must be a list of strings, none of them empty")
+        parameters["stop"] = stops
+    return parameters
+
+
+def read_tools(body: dict[str, Any]) -> dict[str, Any]:
+    tools = [read_tool(tool, f"tools[{i}]") for i, tool in enumerate(typed(body, "tools", list) or [])]
+    choice = typed(body, "tool_choice", dict)
+    if not tools:
+        if choice is not None and choice.get("type") in ("any", "tool"):
+            raise invalid("tool_choice", "asks for a tool, and there are none in tools")
+        return {}
+    parameters: dict[str, Any] = {"tools": tools}
+    if choice is not None:
+        parameters["tool_choice"] = read_choice(choice, {tool["function"]["name"] for tool in tools})
+        if typed(choice, "disable_parallel_tool_use", bool, "tool_choice."):
+            parameters["parallel_tool_calls"] = False
+    return parameters
+
+
+def read_tool(tool: Any, where: str) -> dict[str, Any]:
+    if type(tool) is not dict:
+        raise invalid(where, "must be an object")
+    kind = tool.get("type")
+    if kind not in (None, "custom"):
+        raise invalid(f"{where}.type", f"{kind!r:.100} is not offered here; declare a custom tool with an input_schema")
+    function = {"name": words(tool, "name", where), "parameters": tool.get("input_schema")}
+    if not function["name"]:
+        raise invalid(f"{where}.name", "must not be empty")
+    if type(function["parameters"]) is not dict:
+        raise invalid(f"{where}.input_schema", "must be an object")
+    for name, type_ in (("description", str), ("strict", bool)):
+        if (value := typed(tool, name, type_, f"{where}.")) is not None:
+            function[name] = value
+    return {"type": "function", "function": function}
+
+
+def read_choice(choice: dict[str, Any], names: set[str]) -> Any:
+    kind = one_of(choice, "type", (*TOOL_CHOICES, "tool"), "tool_choice.")
+    if kind is None:
+        raise invalid("tool_choice.type", "is missing")
+    if kind != "tool":
+        return TOOL_CHOICES[kind]
+    name = words(choice, "name", "tool_choice")
+    if name not in names:
+        raise invalid("tool_choice.name", "is not the name of one of the tools")
+    return {"type": "function", "function": {"name": name}}
+
+
+def read_format(body: dict[str, Any]) -> dict[str, Any]:
+    """`output_config.format`, as `response_format`."""
+    wanted = typed(typed(body, "output_config", dict) or {}, "format", dict, "output_config.")
+    if wanted is None:
+        return {}
+    if wanted.get("type") != "json_schema" or type(wanted.get("schema")) is not dict:
+        raise invalid("output_config.format", "must be {type: json_schema, schema: an object}")
+    schema = {"name": "answer", "schema": wanted["schema"], "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def read_thinking(body: dict[str, Any], suffix: str, max_tokens: int | None) -> Reasoning:
+    """`thinking`, else our own switches. Adaptive is on: how much the model thinks then is its own affair."""
+    stated = read_reasoning(body, {}, suffix)
+    config = typed(body, "output_config", dict) or {}
+    effort = one_of(config, "effort", EFFORTS, "output_config.")
+    thinking = typed(body, "thinking", dict)
+    if thinking is not None:
+        kind = one_of(thinking, "type", ("enabled", "disabled", "adaptive"), "thinking.")
+        if kind is None:
+            raise invalid("thinking.type", "is missing")
+        budget = read_budget(thinking, max_tokens) if kind == "enabled" else None
+        omitted = one_of(thinking, "display", ("summarized", "omitted"), "thinking.") == "omitted"
+        stated = Reasoning(kind != "disabled", stated.effort, budget, stated.exclude or omitted)
+    return replace(stated, effort=(effort or stated.effort) if stated.enabled else None)
+
+
+def read_budget(thinking: dict[str, Any], max_tokens: int | None) -> int:
+    budget: int | None = typed(thinking, "budget_tokens", int, "thinking.")
+    if budget is None or budget < 1:
+        raise invalid("thinking.budget_tokens", "must be at least 1")
+    if max_tokens is not None and budget >= max_tokens:
+        raise invalid("thinking.budget_tokens", "must be less than max_tokens")
+    return budget
+
+
+def read_wishes(body: dict[str, Any], suffix: str) -> Preferences:
+    """`provider` and the suffix as in Chat Completions. A geography asked for is kept to, like `provider.regions`."""
+    given = body.get("provider")
+    preferences = read_preferences(given, suffix) if given is not None or suffix else NO_PREFERENCES
+    place = typed(body, "inference_geo", str)
+    if place is None or place == "global":
+        return preferences
+    if preferences.regions:
+        raise invalid("inference_geo", "and provider.regions say the same thing; give one of them")
+    return replace(preferences, regions=frozenset({place.lower()}))
+
+
+def read_ignored(body: Mapping[str, Any], request: ChatRequest) -> tuple[str, ...]:
+    """The names of what nobody understands, as a header can carry them: callers choose them freely."""
+    unknown = {name for name in body if name not in READ}
+    unknown |= {f"tools.{name}" for tool in body.get("tools") or () for name in tool if name not in TOOL_FIELDS}
+    config = body.get("output_config") or {}
+    unknown |= {f"output_config.{name}" for name in config if name not in ("effort", "format")}
+    if config.get("effort") and request.reasoning.effort is None:
+        unknown.add("output_config.effort")
+    return tuple(quote(name[:64], safe="") for name in sorted(unknown)[:MAX_IGNORED])

@@ -1,8 +1,0 @@
-"""OpenAI's Responses, stateless."""
-
-from proxy.api_errors import ApiError
-from proxy.surfaces.responses_answer import ResponseMessage, ResponseStream
-from proxy.surfaces.responses_request import read_response
-from proxy.surfaces.surface import Surface
-
-RESPONSES = Surface("responses", read_response, ResponseStream, ResponseMessage, ApiError.body, "text.format.schema")

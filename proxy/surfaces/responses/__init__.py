@@ -1,0 +1,1 @@
+"""OpenAI's Responses: input items in, typed events or one response object out."""
