@@ -9,11 +9,11 @@ import orjson
 from providers.answer import AnswerReader, flatten, text_of
 from providers.chat_request import ENGINE, LOGPROBS, SAMPLING, TOOLS, ChatRequest, Message, Reasoning, text_content
 from providers.formats import prompt as json_prompt
-from providers.formats.response_format import Enforcer, read_format
+from providers.means import Enforcer, Means
 from providers.profiles import DIALECTS, Dialect, Toggle
 from providers.seam import Seam
 from providers.thinking import CLOSE, THINKING_PROMPT, State
-from providers.tools.prompt import opening, read_offer, rewrite, speaks_of_tools
+from providers.tools.prompt import opening, rewrite
 from providers.tools.text import CallReader
 
 REASONING_KEYS = ("reasoning", "reasoning_content", "reasoning_details")
@@ -38,34 +38,44 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """`encode`, `reader`, `emulation` and `enforcer` are all that the relay needs of a dialect."""
+    """What the exchange needs of a dialect: `means` first, then `encode`, `path`, `reader` and `emulation` by them."""
 
     dialect: Dialect
+
+    def means(self, request: ChatRequest, target: Target) -> Means:
+        """By what means the endpoint serves the request."""
+        tools_in_prompt = "tools" not in target.supports and request.speaks_of_tools
+        begun = tools_in_prompt and "prefix" in target.supports and not request.reasoning.enabled
+        return Means(
+            tools_in_prompt=tools_in_prompt,
+            enforcer=self._enforcer(request, target.supports),
+            opening=opening(request.tools) if begun and request.tools is not None else "",
+        )
 
     def encode(
         self,
         request: ChatRequest,
         target: Target,
+        means: Means,
         *,
         max_tokens: int,
         stream: bool,
         seam: Seam | None = None,
         thought_only: bool = False,
-        enforcer: Enforcer | None = None,
     ) -> bytes:
         """The body of `POST {base_url}{path(request)}`. `max_tokens` is always sent: it bounds what can be due.
 
-        `thought_only`: what follows the thought is asked for apart. `enforcer` of the JSON, where it is not the usual.
+        With a `seam` the endpoint goes on with an answer that exists up to there. `thought_only`: the answer is to end
+        with its thought, and what follows is asked for in a request of its own.
         """
-        enforcer = enforcer or self.enforcer(request, target)
         accepted = self.accepted(target.supports)
         body: dict[str, Any] = {"model": target.model_id}
         if request.prompt is None:
-            body["messages"] = self._messages(request, target, enforcer)
+            body["messages"] = self._messages(request, means)
         else:
             body["prompt"] = request.prompt + (seam.prefix if seam else "")
         body.update((name, value) for name, value in request.parameters.items() if name in accepted)
-        if thought_only or enforcer is Enforcer.PROMPT:
+        if thought_only or means.enforcer is Enforcer.PROMPT:
             body.pop("response_format", None)
         if thought_only:
             body["stop"] = [CLOSE]
@@ -77,8 +87,8 @@ class Adapter:
                 body["stream_options"]["continuous_usage_stats"] = True
         if seam is None:
             self._ask_to_think(request.reasoning, body)
-            if begun := self._opening(request, target):
-                self._continue(request.reasoning, Seam("", begun), body)
+            if means.opening:
+                self._continue(request.reasoning, Seam("", means.opening), body)
         elif request.prompt is None:
             self._continue(request.reasoning, seam, body)
         return orjson.dumps(body)
@@ -92,40 +102,28 @@ class Adapter:
             return AnswerReader(plain=plain)
         return AnswerReader(plain=plain, starts=State.THINKING if seam.inside_thought else State.ANSWERING)
 
-    def emulates(self, request: ChatRequest, target: Target) -> bool:
-        """Whether the endpoint is told of tools, and of calls and their results, in its prompt."""
-        return "tools" not in target.supports and speaks_of_tools(request)
-
-    def emulation(self, request: ChatRequest, target: Target, *, seed: str) -> CallReader | None:
-        """What reads the calls in an answer's text; None where an answer's deltas are what they should be."""
-        if "tools" in target.supports:
+    def emulation(self, request: ChatRequest, means: Means, *, seed: str) -> CallReader | None:
+        """What reads the calls in an answer's text, with ids made unique by `seed`; None where none can stand there."""
+        if request.tools is None or not means.tools_in_prompt:
             return None
-        offer = read_offer(request.parameters)
-        return None if offer is None else CallReader(offer, seed=seed, opening=self._opening(request, target))
+        return CallReader(request.tools, seed=seed, opening=means.opening)
 
-    def _opening(self, request: ChatRequest, target: Target) -> str:
-        """How the answer has to begin, where it must be a call and the endpoint goes on from a beginning."""
-        if "prefix" not in target.supports or not self.emulates(request, target) or request.reasoning.enabled:
-            return ""
-        offer = read_offer(request.parameters)
-        return opening(offer) if offer else ""
-
-    def enforcer(self, request: ChatRequest, target: Target) -> Enforcer | None:
-        """Who holds the answer to the JSON that is wanted; None where none is.
+    def _enforcer(self, request: ChatRequest, supports: frozenset[str]) -> Enforcer | None:
+        """What makes the answer the JSON that the request wants; None where it wants none.
 
         An engine's grammar holds from the first token on, and leaves no room for a call of a tool, nor for a thought
         (vLLM 0.32, once the prompt names a thought's tags); so the thought has to come before it, in a part of its own.
         """
-        if read_format(request.parameters) is None:
+        if request.format is None:
             return None
-        if "response_format" not in target.supports:
+        if "response_format" not in supports:
             return Enforcer.PROMPT
-        engine, thinks, continues = self.dialect.engine_fields, request.reasoning.enabled, "prefix" in target.supports
-        if read_offer(request.parameters) is not None and (engine or "tools" not in target.supports):
+        engine, thinks, continues = self.dialect.engine_fields, request.reasoning.enabled, "prefix" in supports
+        if request.tools is not None and (engine or "tools" not in supports):
             return Enforcer.PROMPT
         if engine:
-            apart = continues and request.divisible
-            return Enforcer.ENGINE if apart or not thinks else Enforcer.PROMPT
+            thinks_first = continues and request.divisible
+            return Enforcer.ENGINE if thinks_first or not thinks else Enforcer.PROMPT
         return Enforcer.PROMPT if thinks and continues else Enforcer.PROVIDER
 
     def accepted(self, supports: frozenset[str]) -> frozenset[str]:
@@ -153,7 +151,7 @@ class Adapter:
         A grammar that holds from the first token leaves no room for a call in the text.
         """
         lacking = request.needs - self.capabilities(target.supports) - {"response_format"}
-        grammar = "structured_outputs" in request.needs and read_offer(request.parameters) is not None
+        grammar = "structured_outputs" in request.needs and request.tools is not None
         return lacking if grammar else lacking - {"tools"}
 
     def _ask_to_think(self, reasoning: Reasoning, body: dict[str, Any]) -> None:
@@ -192,13 +190,12 @@ class Adapter:
             stated.pop("effort", None)  # OpenRouter refuses both at once
         return stated
 
-    def _messages(self, request: ChatRequest, target: Target, enforcer: Enforcer | None) -> list[Message]:
+    def _messages(self, request: ChatRequest, means: Means) -> list[Message]:
         messages = [self._message(message) for message in request.messages]
-        if self.emulates(request, target):
-            messages = rewrite(messages, read_offer(request.parameters))
-        wanted = read_format(request.parameters)
-        if wanted is not None and enforcer is Enforcer.PROMPT:
-            messages = json_prompt.ask(messages, wanted)
+        if means.tools_in_prompt:
+            messages = rewrite(messages, request.tools)
+        if request.format is not None and means.enforcer is Enforcer.PROMPT:
+            messages = json_prompt.ask(messages, request.format)
         if not request.reasoning.enabled or self.dialect.toggle is Toggle.REASONING_OBJECT:
             return messages
         systems = [i for i, message in enumerate(messages) if message["role"] == "system"]
@@ -235,26 +232,25 @@ class Adapter:
 def prompt_ceiling_tokens(request: ChatRequest, *, emulated: bool = False) -> int:
     """No endpoint can count a longer prompt: a token is at least one byte of text. Includes what we may add.
 
-    `emulated`: there are endpoints that are told of tools in their prompt. Any may be told so of the JSON that is
-    wanted, whose schema is among `prompt_bytes` already.
+    `emulated`: some endpoint of the route may have to be told of tools in its prompt. Any may be told so of the JSON
+    that is wanted, whose schema is among `prompt_bytes` already.
     """
     if request.prompt is not None:
         return TOKENS_A_RAW_PROMPT + request.prompt_bytes
-    added = len(THINKING_PROMPT) + TOKENS_A_MESSAGE if request.reasoning.enabled else 0
-    most = request.prompt_bytes + TOKENS_A_MESSAGE * len(request.messages)
-    most += TOKENS_A_TOOLBOX if request.parameters.get("tools") else 0
-    if (wanted := read_format(request.parameters)) is not None:
-        added += TOKENS_A_MESSAGE + json_prompt.extra_bytes(wanted)
-    if emulated and speaks_of_tools(request):
-        most = max(most, rewritten_ceiling_tokens(request))
-    return TOKENS_A_CONVERSATION + most + added
+    added_tokens = len(THINKING_PROMPT) + TOKENS_A_MESSAGE if request.reasoning.enabled else 0
+    if request.format is not None:
+        added_tokens += TOKENS_A_MESSAGE + json_prompt.extra_bytes(request.format)
+    ceiling_tokens = request.prompt_bytes + TOKENS_A_MESSAGE * len(request.messages)
+    ceiling_tokens += TOKENS_A_TOOLBOX if request.shown_tools is not None else 0
+    if emulated and request.speaks_of_tools:
+        ceiling_tokens = max(ceiling_tokens, rewritten_ceiling_tokens(request))
+    return TOKENS_A_CONVERSATION + ceiling_tokens + added_tokens
 
 
 def rewritten_ceiling_tokens(request: ChatRequest) -> int:
-    """Of the same conversation without tools; an answer that was begun for the endpoint is one message more."""
-    offer = read_offer(request.parameters)
-    messages: list[Message] = rewrite(request.messages, offer)
-    if offer is not None and (begun := opening(offer)):
+    """The same for the conversation with its tools as text; an answer that we begin is one message more."""
+    messages: list[Message] = rewrite(request.messages, request.tools)
+    if request.tools is not None and (begun := opening(request.tools)):
         messages.append({"role": "assistant", "content": begun})
     size_bytes = sum(len(message["content"].encode()) for message in messages)
     size_bytes += sum(len(orjson.dumps(message)) for message in messages if len(message) > 2)  # more than role and text

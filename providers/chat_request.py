@@ -4,7 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from providers.answer import THOUGHTS, text_of
+from providers.formats.response_format import JsonFormat, read_json_format
+from providers.tools.tool_set import ToolSet, read_tool_set
 
 Message = dict[str, Any]
 
@@ -59,8 +63,8 @@ class ChatRequest:
     """A conversation to be continued; with a `prompt` it has no messages, and that text is continued as it stands.
 
     `parameters` holds every other field of the caller's body that some endpoint may understand, under OpenAI's names
-    (vLLM's where OpenAI has none). `prompt_bytes` counts the UTF-8 bytes of all text the model will read, tool schemas
-    included: a token is at least one byte, so it bounds the prompt.
+    (vLLM's where OpenAI has none); a surface has checked them. The constructor reads them once: the fields from `tools`
+    on follow from those above, also after `dataclasses.replace`, and nobody looks into `parameters` for them again.
     """
 
     messages: Sequence[Message]
@@ -69,34 +73,76 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     reasoning: Reasoning
-    prompt_bytes: int
     model: str
     prompt: str | None = None
     user: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """The capabilities without which an endpoint cannot serve this."""
-        needed: set[str] = set() if self.prompt is None else {"completions"}
-        if self.parameters.get("tools"):
-            needed.add("tools")
-        if (self.parameters.get("response_format") or {}).get("type", "text") != "text":
-            needed.add("response_format")
-        if self.parameters.get("structured_outputs"):
-            needed.add("structured_outputs")
-        logprobs = self.parameters.get("logprobs")  # of a raw prompt a number: a zero asks for them, too
-        if logprobs or type(logprobs) is int or self.parameters.get("top_logprobs"):
-            needed.add("logprobs")
-        if (self.parameters.get("n") or 1) > 1:
-            needed.add("n")
-        return frozenset(needed)
+    tools: ToolSet | None = field(init=False, repr=False, compare=False)
+    """The tools that the model may call."""
+    shown_tools: ToolSet | None = field(init=False, repr=False, compare=False)
+    """The tools that a template shows to the model: also those that `tool_choice: none` forbids to call."""
+    speaks_of_tools: bool = field(init=False, repr=False, compare=False)
+    """There are tools, or calls of tools or their results in the history."""
+    format: JsonFormat | None = field(init=False, repr=False, compare=False)
+    """The JSON that the answer has to be; None where any text will do."""
+    choices: int = field(init=False, repr=False, compare=False)
+    """How many answers are wanted (`n`)."""
+    needs: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The capabilities without which an endpoint cannot serve this (`profiles.CAPABILITIES`, `structured_outputs`)."""
+    divisible: bool = field(init=False, repr=False, compare=False)
+    """Whether an answer may be made in parts, one asked to go on where another ended."""
+    prompt_bytes: int = field(init=False, repr=False, compare=False)
+    """UTF-8 bytes of all text that the model will read, schemas included: a token is at least a byte."""
 
-    @property
-    def divisible(self) -> bool:
-        """Whether an answer may be made in parts, one asked to go on where another ended."""
+    def __post_init__(self) -> None:
         parameters = self.parameters
-        return (parameters.get("n") or 1) == 1 and not any(parameters.get(name) for name in WHOLE_ONLY)
+        shown = read_tool_set(parameters)
+        values = {
+            "shown_tools": shown,
+            "tools": None if parameters.get("tool_choice") == "none" else shown,
+            "speaks_of_tools": shown is not None or any(map(tells_of_calls, self.messages)),
+            "format": read_json_format(parameters),
+            "choices": parameters.get("n") or 1,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "needs", needs_of(self))
+        object.__setattr__(self, "divisible", self.choices == 1 and not any(map(parameters.get, WHOLE_ONLY)))
+        object.__setattr__(self, "prompt_bytes", prompt_bytes_of(self))
+
+
+def needs_of(request: ChatRequest) -> frozenset[str]:
+    parameters = request.parameters
+    logprobs = parameters.get("logprobs")  # for a raw prompt it is a number, and zero asks for them, too
+    needed = {
+        "completions": request.prompt is not None,
+        "tools": request.shown_tools is not None,
+        "response_format": request.format is not None,
+        "structured_outputs": bool(parameters.get("structured_outputs")),
+        "logprobs": bool(logprobs or type(logprobs) is int or parameters.get("top_logprobs")),
+        "n": request.choices > 1,
+    }
+    return frozenset(name for name, is_needed in needed.items() if is_needed)
+
+
+def prompt_bytes_of(request: ChatRequest) -> int:
+    if request.prompt is not None:
+        return len(request.prompt.encode())
+    schemas = (request.parameters[name] for name in ("tools", "response_format") if name in request.parameters)
+    return sum(map(message_bytes, request.messages)) + sum(len(orjson.dumps(schema)) for schema in schemas)
+
+
+def message_bytes(message: Message) -> int:
+    """The bytes of all that the model reads of a message: text, thoughts, names, calls."""
+    content = message.get("content")
+    if type(content) is str and len(message) == 2:  # and the role
+        return len(content.encode())
+    return len(orjson.dumps(message))
+
+
+def tells_of_calls(message: Message) -> bool:
+    return message["role"] == "tool" or bool(message.get("tool_calls"))
 
 
 def text_content(content: Any) -> str:

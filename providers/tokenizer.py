@@ -18,9 +18,8 @@ from tiktoken._tiktoken import CoreBPE
 from providers.adapter import asks_to_think
 from providers.chat_request import ChatRequest, Message, text_content
 from providers.formats.prompt import instruction
-from providers.formats.response_format import read_format
 from providers.thinking import THINKING_PROMPT
-from providers.tools.prompt import read_offer, rewrite, speaks_of_tools
+from providers.tools.prompt import rewrite
 
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -68,13 +67,10 @@ def count_request(request: ChatRequest) -> int:
     if request.prompt is not None:
         return count_raw(request.prompt)
     messages = request.messages
-    if speaks_of_tools(request):  # an engine's template says of them what we say where it does not
-        parameters = request.parameters
-        if parameters.get("tool_choice") == "none":  # vLLM shows tools even so
-            parameters = {**parameters, "tool_choice": None}
-        messages = rewrite(messages, read_offer(parameters))
-    wanted = read_format(request.parameters)
-    return count_prompt(messages, instruction(wanted) if wanted else "", thinking=bool(request.reasoning.enabled))
+    if request.speaks_of_tools:  # an engine's template says of them what we say where it does not, "none" or not
+        messages = rewrite(messages, request.shown_tools)
+    schemas = instruction(request.format) if request.format else ""
+    return count_prompt(messages, schemas, thinking=bool(request.reasoning.enabled))
 
 
 def count_raw(prompt: str) -> int:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import orjson
 
 from providers.chat_request import TOOLS, ChatRequest, Message, Reasoning, text_content
-from providers.formats.response_format import Format
+from providers.formats.response_format import JsonFormat
 from providers.formats.schema import Problem
 from providers.neutral import neutralise
 
@@ -22,19 +22,19 @@ CORRECTION = "That answer {}{}. Give the whole answer again, as JSON that fits, 
 TAG = re.compile(r"<(?=[|/A-Za-z])")
 
 
-def instruction(wanted: Format) -> str:
+def instruction(wanted: JsonFormat) -> str:
     if wanted.schema is None:
         return JSON_MODE + ANY_OBJECT
     return JSON_MODE + SCHEMA.format(TAG.sub(r"\\u003c", orjson.dumps(wanted.schema).decode()))
 
 
-def extra_bytes(wanted: Format) -> int:
+def extra_bytes(wanted: JsonFormat) -> int:
     """By how much the instruction is longer than the schema in it."""
     schema = b"" if wanted.schema is None else orjson.dumps(wanted.schema)
     return len(instruction(wanted).encode()) - len(schema)
 
 
-def ask(messages: Sequence[Message], wanted: Format) -> list[Message]:
+def ask(messages: Sequence[Message], wanted: JsonFormat) -> list[Message]:
     """The conversation with the format in its first system message, or in one of its own."""
     asked = list(messages)
     for i, message in enumerate(asked):
@@ -46,7 +46,10 @@ def ask(messages: Sequence[Message], wanted: Format) -> list[Message]:
 
 
 def ask_again(request: ChatRequest, answer: str, problem: Problem) -> ChatRequest:
-    """The conversation with an answer that does not fit, and why. No tool is offered, and no thought asked for."""
+    """The conversation with an answer that does not fit, and why.
+
+    The new request offers no tools and asks for no thought.
+    """
     where = f" (at {problem.path})" if problem.path else ""
     correction = neutralise(CORRECTION.format(problem.message, where))
     return replace(

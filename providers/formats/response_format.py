@@ -1,32 +1,23 @@
-"""The JSON that a caller wants an answer to be, and who sees to it."""
+"""The JSON that a caller wants an answer to be, as a value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
-    """`schema` None: any JSON object."""
+class JsonFormat:
+    """The answer is to be JSON that fits `schema`, a JSON Schema; where that is None, any JSON object."""
 
     schema: Any = None
 
 
-class Enforcer(Enum):
-    """Who holds an answer to its format."""
-
-    ENGINE = "its grammar lets no other token pass"
-    PROVIDER = "it says that it does, and is checked"
-    PROMPT = "it is asked to, and checked"
-
-
-def read_format(parameters: Mapping[str, Any]) -> Format | None:
-    """None where any text will do. `parameters` are a request's, checked by its surface."""
-    wanted = parameters.get("response_format") or {}
-    match wanted.get("type"):
+def read_json_format(parameters: Mapping[str, Any]) -> JsonFormat | None:
+    """What `response_format` (OpenAI's, checked by the surface) asks for; None where any text will do."""
+    response_format = parameters.get("response_format") or {}
+    match response_format.get("type"):
         case "json_object":
-            return Format()
+            return JsonFormat()
         case "json_schema":
-            return Format(wanted["json_schema"]["schema"])
+            return JsonFormat(response_format["json_schema"]["schema"])
     return None

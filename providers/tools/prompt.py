@@ -6,14 +6,14 @@ tags that count are those put here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from providers.chat_request import ChatRequest, Message, text_content
+from providers.chat_request import Message, text_content
 from providers.neutral import neutralise
 from providers.thinking import CLOSE, OPEN, THINKING_PROMPT
+from providers.tools.tool_set import ToolSet, tool_name
 
 # Nous Research's function-calling prompt (github.com/NousResearch/Hermes-Function-Calling, and as Hermes's own agent
 # writes it), with its two examples in valid JSON.
@@ -36,57 +36,14 @@ MUST_CALL = "\nThis turn must call a function: answer with nothing but function 
 MUST_CALL_THIS = "\nThis turn must call the function {}: answer with nothing but a call of it."
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The tools of a request, and what its `tool_choice` and `parallel_tool_calls` say of calling them.
-
-    `must_call` is the one tool that is to be called.
-    """
-
-    schemas: Sequence[Any]
-    required: bool = False
-    must_call: str | None = None
-    parallel: bool = True
-    names: frozenset[str] = field(default=frozenset())
-
-
-def read_offer(parameters: Mapping[str, Any]) -> Offer | None:
-    """None where no tool may be called."""
-    tools, choice = parameters.get("tools"), parameters.get("tool_choice")
-    if not tools or choice == "none":
-        return None
-    function = choice.get("function") if isinstance(choice, Mapping) else None
-    must_call = function.get("name") if isinstance(function, Mapping) else None
-    return Offer(
-        schemas=tools,
-        required=choice == "required" or must_call is not None,
-        must_call=must_call if isinstance(must_call, str) else None,
-        parallel=parameters.get("parallel_tool_calls") is not False,
-        names=frozenset(filter(None, map(tool_name, tools))),
-    )
-
-
-def tool_name(tool: Any) -> str | None:
-    function = tool.get("function") if isinstance(tool, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    return name if isinstance(name, str) else None
-
-
-def speaks_of_tools(request: ChatRequest) -> bool:
-    """Whether an endpoint without tools needs this request rewritten."""
-    return bool(request.parameters.get("tools")) or any(
-        message["role"] == "tool" or message.get("tool_calls") for message in request.messages
-    )
-
-
-def opening(offer: Offer) -> str:
+def opening(tools: ToolSet) -> str:
     """How an answer begins that has to call a tool; empty where it may do otherwise."""
-    if offer.must_call is not None:
-        return f'<tool_call>\n{{"name": {to_json(offer.must_call)}, "arguments":'
-    return '<tool_call>\n{"name":' if offer.required else ""
+    if tools.must_call is not None:
+        return f'<tool_call>\n{{"name": {to_json(tools.must_call)}, "arguments":'
+    return '<tool_call>\n{"name":' if tools.required else ""
 
 
-def rewrite(messages: Sequence[Message], offer: Offer | None) -> list[Message]:
+def rewrite(messages: Sequence[Message], tools: ToolSet | None) -> list[Message]:
     """The conversation without tools: roles system, user and assistant, every content a text."""
     rewritten: list[Message] = []
     names: dict[str, str] = {}  # of the tools that were called, by the ids of the calls
@@ -105,20 +62,20 @@ def rewrite(messages: Sequence[Message], offer: Offer | None) -> list[Message]:
         else:
             rewritten.append({**message, "content": instructed(text) if role == "system" else neutralise(text)})
         answering = role == "tool"
-    if offer is not None:
-        show(offer, rewritten)
+    if tools is not None:
+        show(tools, rewritten)
     return rewritten
 
 
-def show(offer: Offer, messages: list[Message]) -> None:
+def show(tools: ToolSet, messages: list[Message]) -> None:
     """Put the tools into the first system message, or into one of their own."""
-    schemas = "\n".join(to_json(schema) for schema in offer.schemas)
+    schemas = "\n".join(to_json(schema) for schema in tools.schemas)
     prompt = BEFORE_SCHEMAS + schemas + BEHIND_SCHEMAS
-    if not offer.parallel:
+    if not tools.parallel:
         prompt += ONE_CALL
-    if offer.must_call is not None:
-        prompt += MUST_CALL_THIS.format(to_json(offer.must_call))
-    elif offer.required:
+    if tools.must_call is not None:
+        prompt += MUST_CALL_THIS.format(to_json(tools.must_call))
+    elif tools.required:
         prompt += MUST_CALL
     for i, message in enumerate(messages):
         if message["role"] == "system":

@@ -15,7 +15,7 @@ from providers.events import Delta
 from providers.formats import loose_json
 from providers.neutral import restore
 from providers.thinking import overlap
-from providers.tools.prompt import Offer
+from providers.tools.tool_set import ToolSet
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 BEGINS = "{[`"  # a call, several in a list, either in a code block
@@ -35,16 +35,16 @@ class Found(Enum):
 
 
 class CallReader:
-    """Delta in, deltas out, for one answer of an endpoint that was shown `offer` in its prompt.
+    """Delta in, deltas out, for one answer of an endpoint that was shown `tools` in its prompt.
 
     `seed` makes the ids of calls unique. `opening` is the beginning of the answer that the endpoint was given to go on
     from. An answer that goes on elsewhere is fed to the same reader.
     """
 
-    __slots__ = ("_choices", "_ids", "_offer", "_opening")
+    __slots__ = ("_choices", "_ids", "_opening", "_tools")
 
-    def __init__(self, offer: Offer, *, seed: str, opening: str = "") -> None:
-        self._offer = offer
+    def __init__(self, tools: ToolSet, *, seed: str, opening: str = "") -> None:
+        self._tools = tools
         self._opening = opening
         self._ids = (f"call_{seed}{number}" for number in count())
         self._choices: dict[int, Choice] = {}
@@ -52,7 +52,7 @@ class CallReader:
     def feed(self, delta: Delta) -> Sequence[Delta]:
         choice = self._choices.get(delta.index)
         if choice is None:
-            choice = self._choices[delta.index] = Choice(delta.index, self._offer, self._ids, self._opening)
+            choice = self._choices[delta.index] = Choice(delta.index, self._tools, self._ids, self._opening)
         return (delta,) if choice.lets_pass(delta) else choice.take(delta)
 
     def release(self) -> list[Delta]:
@@ -74,16 +74,16 @@ class Choice:
         "_ids",
         "_index",
         "_made",
-        "_offer",
         "_space",
+        "_tools",
         "_warnings",
         "said",
         "thought",
     )
 
-    def __init__(self, index: int, offer: Offer, ids: Iterator[str], opening: str) -> None:
+    def __init__(self, index: int, tools: ToolSet, ids: Iterator[str], opening: str) -> None:
         self._index = index
-        self._offer = offer
+        self._tools = tools
         self._ids = ids
         self.thought = Tags()
         self.said = Tags(opening)
@@ -140,8 +140,8 @@ class Choice:
             self._made.append(Delta(self._index, content=self._space))
         self._space = ""
         self._ended = True
-        wanted = self._offer.must_call
-        if self._offer.required and not (wanted in self._calls if wanted else self._calls):
+        wanted = self._tools.must_call
+        if self._tools.required and not (wanted in self._calls if wanted else self._calls):
             self._warn("tool_choice", "the model did not call the tool that tool_choice asks for")
         return "tool_calls" if self._calls and reason == "stop" else reason
 
@@ -204,10 +204,10 @@ class Choice:
         self._made.append(Delta(self._index, None, text))
 
     def _call(self, name: str, arguments: str) -> None:
-        if self._calls and not self._offer.parallel:
+        if self._calls and not self._tools.parallel:
             self._warn("parallel_tool_calls", "a further tool call was dropped: parallel_tool_calls is false")
             return
-        if name not in self._offer.names:
+        if name not in self._tools.names:
             self._warn("unknown_tool", f"the model called {name[:64]!r}, which is not among the tools")
         index = len(self._calls)
         self._calls.append(name)

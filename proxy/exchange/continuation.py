@@ -6,7 +6,7 @@ A part follows another because a thought has used up its budget, or because an e
 from collections.abc import Sequence
 
 from providers.chat_request import ChatRequest
-from providers.formats.response_format import Enforcer
+from providers.means import Enforcer
 from providers.profiles import Toggle
 from providers.seam import Seam
 from proxy.exchange.attempt import Attempt
@@ -24,20 +24,16 @@ def may_go_on(request: ChatRequest, parts: Sequence[Attempt], candidate: Candida
     if "prefix" not in candidate.endpoint.target.supports:
         return False
     # A grammar begins with the text: it can neither be taken over in the middle of it nor be left there.
-    grammar = any(enforcer(request, one) is Enforcer.ENGINE for one in (candidate, *(part.candidate for part in parts)))
+    grammar = any(one.means.enforcer is Enforcer.ENGINE for one in (candidate, *(part.candidate for part in parts)))
     if grammar and any(part.said for part in parts):
         return False
-    if not request.parameters.get("tools"):
+    if request.shown_tools is None:
         return True
     # An engine that reads calls itself may not read them in a continued answer; where they are text, they stay text. An
     # answer that had to begin with a call was begun for the endpoint, which is not among what it said.
     inside_call = any(part.emulation is not None and part.emulation.inside_call for part in parts)
-    emulates = candidate.endpoint.adapter.emulates(request, candidate.endpoint.target)
-    return emulates and not inside_call and request.parameters.get("tool_choice") in (None, "auto", "none")
-
-
-def enforcer(request: ChatRequest, candidate: Candidate) -> Enforcer | None:
-    return candidate.endpoint.adapter.enforcer(request, candidate.endpoint.target)
+    required = request.tools is not None and request.tools.required
+    return candidate.means.tools_in_prompt and not inside_call and not required
 
 
 def our_limits(*, cut: bool, apart: bool) -> frozenset[str]:

@@ -6,7 +6,7 @@ A stream is written as it comes, by appending only; a plain answer is held, sinc
 from dataclasses import dataclass, field
 
 from providers.events import Delta
-from providers.formats.response_format import Format
+from providers.formats.response_format import JsonFormat
 from providers.formats.schema import Problem
 from providers.formats.text import JsonText, roots_of
 from proxy.exchange.attempt import Outlet
@@ -34,7 +34,7 @@ class JsonOutlet:
 
     __slots__ = ("_choices", "_holds", "_outlet", "_roots", "delivers")
 
-    def __init__(self, outlet: Outlet, wanted: Format) -> None:
+    def __init__(self, outlet: Outlet, wanted: JsonFormat) -> None:
         self._outlet = outlet
         self._holds = not outlet.delivers
         self._roots = roots_of(wanted.schema)

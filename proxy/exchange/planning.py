@@ -49,7 +49,7 @@ async def plan(gateway: Gateway, key: KeyRecord, call: Call) -> Plan:
     """Raises ApiError where no endpoint can serve the request, ever or for now."""
     request = call.request
     shortest = min((one.context_tokens for one in gateway.endpoints), default=0)
-    emulated = any(one.adapter.emulates(request, one.target) for one in gateway.endpoints)
+    emulated = any("tools" not in one.target.supports for one in gateway.endpoints)
     known, most = request.prompt_bytes // BYTES_A_TOKEN, prompt_ceiling_tokens(request, emulated=emulated)
     # A token is at least a byte: only a prompt that might not fit is counted.
     if most + (request.max_tokens or gateway.settings.limits.default_output_tokens) > shortest:
@@ -71,7 +71,7 @@ async def plan(gateway: Gateway, key: KeyRecord, call: Call) -> Plan:
 
 def ceiling(candidates: Sequence[Candidate], call: Call, prompt_most: int) -> Ceiling:
     """The maximum over the route."""
-    choices = call.request.parameters.get("n") or 1
+    choices = call.request.choices
     return Ceiling(
         prompt_most * max(max(one.sell.input_pusd, one.sell.cached_input_pusd) for one in candidates),
         choices * max(one.sell.output_pusd for one in candidates),

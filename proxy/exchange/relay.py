@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -18,15 +19,15 @@ from providers.adapter import TOKENS_A_MESSAGE
 from providers.chat_request import text_content
 from providers.events import Failure, FailureKind
 from providers.formats.prompt import ask_again
-from providers.formats.response_format import Enforcer, Format, read_format
+from providers.formats.response_format import JsonFormat
 from providers.formats.schema import Problem
+from providers.means import Enforcer, Means
 from providers.seam import Seam
 from proxy.entry.api_errors import ApiError
 from proxy.entry.authentication import authenticate
 from proxy.entry.body import read_body
 from proxy.exchange.attempt import Attempt, Outlet
 from proxy.exchange.continuation import (
-    enforcer,
     generated_tokens,
     may_go_on,
     our_limits,
@@ -276,12 +277,14 @@ class Exchange:
         room = max(output_tokens(endpoint, self.max_tokens, self.plan) - generated_tokens(self.parts), 1)
         budget = thought_budget_tokens(request, endpoint, room) if seam is None else None
         most = room if budget is None else min(budget, room)
-        holds = self._enforcer(candidate)
+        means = self._means(candidate)
         thinking = seam is None or seam.inside_thought
-        apart = holds is Enforcer.ENGINE and bool(request.reasoning.enabled) and thinking and not self._thought()
+        apart = (
+            means.enforcer is Enforcer.ENGINE and bool(request.reasoning.enabled) and thinking and not self._thought()
+        )
         emulation = self.parts[-1].emulation if seam is not None else None  # it may have read half of something
         if emulation is None:
-            emulation = endpoint.adapter.emulation(request, endpoint.target, seed=self.id.hex)
+            emulation = endpoint.adapter.emulation(request, means, seed=self.id.hex)
         tried = Attempt(
             candidate,
             self._outlet_before(candidate),
@@ -292,7 +295,7 @@ class Exchange:
         )
         self.outlet.surface.provider = endpoint.name
         body = endpoint.adapter.encode(
-            request, endpoint.target, max_tokens=most, stream=streamed, seam=seam, thought_only=apart, enforcer=holds
+            request, endpoint.target, means, max_tokens=most, stream=streamed, seam=seam, thought_only=apart
         )
         await self._run(tried, body, fresh=fresh)
         return tried
@@ -303,21 +306,21 @@ class Exchange:
 
     def _outlet_before(self, candidate: Candidate) -> Outlet:
         """Where an attempt writes to: past what looks after the JSON that is wanted, where nobody else does."""
-        if self._enforcer(candidate) in (None, Enforcer.ENGINE):
+        if self._means(candidate).enforcer in (None, Enforcer.ENGINE):
             return self.outlet
         if self.shaping is None:
-            wanted = read_format(self.call.request.parameters)
+            wanted = self.call.request.format
             assert wanted is not None
             self.shaping = JsonOutlet(self.outlet, wanted)
         return self.shaping
 
-    def _enforcer(self, candidate: Candidate) -> Enforcer | None:
-        usual = enforcer(self.call.request, candidate)
-        return Enforcer.PROMPT if usual and candidate.endpoint.name in self.unenforced else usual
+    def _means(self, candidate: Candidate) -> Means:
+        refused = candidate.endpoint.name in self.unenforced
+        return replace(candidate.means, enforcer=Enforcer.PROMPT) if refused else candidate.means
 
     def _cannot_enforce(self, tried: Attempt) -> bool:
         """Whether the endpoint refused a schema that is one: then it is asked in its prompt."""
-        asked = self._enforcer(tried.candidate) in (Enforcer.ENGINE, Enforcer.PROVIDER)
+        asked = self._means(tried.candidate).enforcer in (Enforcer.ENGINE, Enforcer.PROVIDER)
         return asked and refuses_schema(tried.failure) and self.gateway.budget.withdraw(self.plan.prompt_tokens)
 
     async def _run(self, tried: Attempt, body: bytes, *, fresh: bool) -> None:
@@ -335,7 +338,7 @@ class Exchange:
 
     async def _see_to_format(self) -> None:
         """Check what has to be JSON where no engine held it to that, and have it made good once where it can be."""
-        shaping, wanted = self.shaping, read_format(self.call.request.parameters)
+        shaping, wanted = self.shaping, self.call.request.format
         if shaping is None or wanted is None:
             return
         texts = shaping.close()
@@ -349,7 +352,7 @@ class Exchange:
                 texts[index], problems = better, {}
         shaping.conclude(texts, problems)
 
-    async def _repair(self, wanted: Format, text: str, problem: Problem) -> str | None:
+    async def _repair(self, wanted: JsonFormat, text: str, problem: Problem) -> str | None:
         """The answer again, from an endpoint that has seen what was wrong with it; None where it is no better."""
         candidate = self.attempts[-1].candidate
         endpoint = candidate.endpoint
@@ -362,7 +365,8 @@ class Exchange:
             return None
         outlet = JsonOutlet(Nowhere(), wanted)
         tried = Attempt(candidate, outlet, plain=not endpoint.stream_plain, added=added, repairs=True)
-        body = endpoint.adapter.encode(request, endpoint.target, max_tokens=room, stream=endpoint.stream_plain)
+        means = endpoint.adapter.means(request, endpoint.target)
+        body = endpoint.adapter.encode(request, endpoint.target, means, max_tokens=room, stream=endpoint.stream_plain)
         await self._run(tried, body, fresh=True)
         better = outlet.close().get(0)
         if tried.failure is not None or tried.reader.finish_reason != "stop" or better is None:

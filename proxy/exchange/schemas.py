@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from providers.formats.response_format import Format, read_format
+from providers.formats.response_format import JsonFormat
 from providers.formats.schema import BadSchema, Checker, Problem, TooCostly, full_budget, make_checker, small_budget
 from proxy.entry.api_errors import ApiError
 from proxy.surfaces.surface import Call, Surface
@@ -43,7 +43,7 @@ class Schemas:
             self._ready.move_to_end(source)
         return checker
 
-    async def problem(self, wanted: Format, text: str) -> Problem | None:
+    async def problem(self, wanted: JsonFormat, text: str) -> Problem | None:
         """Why `text` is not what was wanted; None where it is."""
         if not text.strip():
             return Problem("is empty")
@@ -76,7 +76,7 @@ def object_problem(text: str) -> Problem | None:
 
 async def check_format(schemas: Schemas, call: Call, surface: Surface) -> None:
     """Refuse a schema that is none, by the name under which the caller gave it. Raises ApiError."""
-    wanted = read_format(call.request.parameters)
+    wanted = call.request.format
     if wanted is None or wanted.schema is None:
         return
     try:

@@ -110,8 +110,8 @@ def believable(claim: Usage, attempt: Attempt, request: ChatRequest) -> bool:
         return False
     least_completion = max(attempt.pieces, attempt.text_bytes / BYTES_A_TOKEN)
     least_prompt = request.prompt_bytes / BYTES_A_TOKEN + 20 + 5 * len(request.messages)
-    least_prompt += TOOLBOX_TOKENS if request.parameters.get("tools") else 0
-    least_prompt += FORMAT_TOKENS if request.parameters.get("response_format") else 0
+    least_prompt += TOOLBOX_TOKENS if request.shown_tools is not None else 0
+    least_prompt += FORMAT_TOKENS if request.format is not None else 0
     least_prompt += len(attempt.added) / BYTES_A_TOKEN
     return (
         claim.completion_tokens <= least_completion * 1.1 + SLACK_TOKENS

@@ -9,7 +9,7 @@ from typing import Any
 
 from ledger.prices import Price
 from providers.chat_request import ChatRequest
-from providers.formats.response_format import Enforcer
+from providers.means import UNAIDED, Enforcer, Means
 from proxy.routing.endpoints import Endpoint
 from proxy.routing.observations import Observation
 from proxy.routing.preferences import NO_PREFERENCES, Preferences
@@ -53,7 +53,7 @@ class Policy:
 class Candidate:
     """An endpoint of the route. `reason` says why it stands where it stands, in the tenant's terms.
 
-    `emulates`: tools, or the JSON that is wanted, are put into its prompt, for want of its own.
+    `means`: whether the endpoint serves tools and the JSON that is wanted itself, or by words in its prompt.
     """
 
     endpoint: Endpoint
@@ -61,7 +61,7 @@ class Candidate:
     buy: Price
     score: float
     reason: str
-    emulates: bool = False
+    means: Means = UNAIDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +168,12 @@ def consider(request: ChatRequest, offer: Offer, seen: Observation, policy: Poli
     waiting += (UNKNOWN_TOKEN_S if token_s is None else token_s) * policy.expected_output_tokens * to_last
     score = price / (1.0 - min(seen.failure_rate(now_s), 0.95)) + waiting
     reason = "not measured yet" if first_s is None else f"first token in about {first_s:.2f} s"
-    adapter, target = offer.endpoint.adapter, offer.endpoint.target
-    emulated = ["tools"] if adapter.emulates(request, target) else []
-    emulated += ["schema"] if adapter.enforcer(request, target) is Enforcer.PROMPT else []
-    if emulated:
-        reason += f"; {' and '.join(emulated)} in its prompt"
-    return Candidate(offer.endpoint, offer.sell, offer.buy, score, reason, bool(emulated))
+    means = offer.endpoint.adapter.means(request, offer.endpoint.target)
+    if means.emulated:
+        in_prompt = ["tools"] if means.tools_in_prompt else []
+        in_prompt += ["schema"] if means.enforcer is Enforcer.PROMPT else []
+        reason += f"; {' and '.join(in_prompt)} in its prompt"
+    return Candidate(offer.endpoint, offer.sell, offer.buy, score, reason, means)
 
 
 def order(
@@ -192,7 +192,7 @@ def order(
     if len(candidates) < 2:
         return candidates
     awake, resting = [], []
-    for one in sorted(candidates, key=lambda one: (round(one.score), one.emulates, one.score)):
+    for one in sorted(candidates, key=lambda one: (round(one.score), one.means.emulated, one.score)):
         if observations[one.endpoint.name].resting(now_s):
             resting.append(replace(one, reason="resting after failures"))
         else:
@@ -234,7 +234,7 @@ def pick(ranked: list[Candidate], rolls: tuple[float, float]) -> Candidate | Non
     if explore < EXPLORATION:
         return ranked[int(roll * len(ranked))]
     near = [one for one in ranked if one.score <= ranked[0].score * NEAR]
-    near = [one for one in near if not one.emulates] or near
+    near = [one for one in near if not one.means.emulated] or near
     weights = [(one.score + 1.0) ** -2 for one in near]
     rest = roll * sum(weights)
     for one, weight in zip(near, weights, strict=True):

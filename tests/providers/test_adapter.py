@@ -28,7 +28,6 @@ def chat(*messages: Message, reasoning: Reasoning = AS_IT_LIKES, **parameters: A
         stream=False,
         include_usage=False,
         reasoning=reasoning,
-        prompt_bytes=0,
         model="an-alias",
     )
 
@@ -36,7 +35,8 @@ def chat(*messages: Message, reasoning: Reasoning = AS_IT_LIKES, **parameters: A
 def encode(
     dialect: str, request: ChatRequest, *, supports: frozenset[str] = ALL, max_tokens: int = 100, stream: bool = False
 ) -> dict[str, Any]:
-    body = ADAPTERS[dialect].encode(request, Target("the/model", supports), max_tokens=max_tokens, stream=stream)
+    adapter, target = ADAPTERS[dialect], Target("the/model", supports)
+    body = adapter.encode(request, target, adapter.means(request, target), max_tokens=max_tokens, stream=stream)
     decoded: dict[str, Any] = orjson.loads(body)
     return decoded
 

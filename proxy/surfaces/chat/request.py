@@ -58,7 +58,6 @@ def read_chat(payload: bytes, suffix_of: SuffixOf) -> Call:
         stream=bool(typed(body, "stream", bool)),
         include_usage=bool(typed(stream_options, "include_usage", bool, "stream_options.")),
         reasoning=read_reasoning(body, parameters, suffix),
-        prompt_bytes=sum(map(text_bytes, messages)) + schema_bytes(parameters),
         model=body["model"],
         user=read_user(body),
         metadata=read_metadata(body),
@@ -250,18 +249,6 @@ def read_ignored(body: dict[str, Any]) -> tuple[str, ...]:
     """The names of what nobody understands, as a header can carry them: callers choose them freely."""
     unknown = sorted(name for name in body if name not in PASSED and name not in READ)
     return tuple(quote(name[:64], safe="") for name in unknown[:MAX_IGNORED])
-
-
-def text_bytes(message: Message) -> int:
-    """The bytes of all that the model reads of a message: text, thoughts, names, calls."""
-    content = message.get("content")
-    if type(content) is str and len(message) == 2:  # and the role
-        return len(content.encode())
-    return len(orjson.dumps(message))
-
-
-def schema_bytes(parameters: Mapping[str, Any]) -> int:
-    return sum(len(orjson.dumps(parameters[name])) for name in ("tools", "response_format") if name in parameters)
 
 
 NUMBERS = {

@@ -46,17 +46,15 @@ def read_completion(payload: bytes, suffix_of: SuffixOf) -> Call:
     """Raises ApiError for everything that is wrong with the body itself."""
     body = read_json(payload)
     suffix = read_model(body, suffix_of)
-    prompt = read_prompt(body)
     stream_options = typed(body, "stream_options", dict) or {}
     request = ChatRequest(
         messages=(),
-        prompt=prompt,
+        prompt=read_prompt(body),
         parameters=read_parameters(body),
         max_tokens=read_max_tokens(body) or DEFAULT_MAX_TOKENS,
         stream=bool(typed(body, "stream", bool)),
         include_usage=bool(typed(stream_options, "include_usage", bool, "stream_options.")),
         reasoning=Reasoning(),
-        prompt_bytes=len(prompt.encode()),
         model=body["model"],
         user=read_user(body),
         metadata=read_metadata(body),

@@ -22,8 +22,6 @@ from proxy.surfaces.chat.request import (
     read_metadata,
     read_model,
     read_reasoning,
-    schema_bytes,
-    text_bytes,
     typed,
 )
 from proxy.surfaces.surface import Call, SuffixOf
@@ -94,7 +92,6 @@ def read_request(body: dict[str, Any], suffix: str) -> ChatRequest:
         stream=bool(typed(body, "stream", bool)),
         include_usage=True,
         reasoning=read_thinking(body, suffix, max_tokens),
-        prompt_bytes=sum(map(text_bytes, messages)) + schema_bytes(parameters),
         model=body["model"],
         user=user,
         metadata=read_metadata({"metadata": labels}),

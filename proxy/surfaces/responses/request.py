@@ -21,8 +21,6 @@ from proxy.surfaces.chat.request import (
     read_metadata,
     read_model,
     read_reasoning,
-    schema_bytes,
-    text_bytes,
     typed,
 )
 from proxy.surfaces.responses.input import read_input, required
@@ -77,7 +75,6 @@ def read_response(payload: bytes, suffix_of: SuffixOf) -> Call:
         stream=bool(typed(body, "stream", bool)),
         include_usage=True,
         reasoning=read_reasoning(body, parameters, suffix),
-        prompt_bytes=sum(map(text_bytes, messages)) + schema_bytes(parameters),
         model=body["model"],
         user=read_user(body),
         metadata=read_metadata(body),

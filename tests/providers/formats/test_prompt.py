@@ -8,8 +8,9 @@ import pytest
 from providers.adapter import ADAPTERS, Target
 from providers.chat_request import ChatRequest, Reasoning
 from providers.formats.prompt import ask, ask_again, extra_bytes, instruction
-from providers.formats.response_format import Enforcer, Format, read_format
+from providers.formats.response_format import JsonFormat
 from providers.formats.schema import Problem
+from providers.means import Enforcer, Means
 from providers.seam import Seam
 from providers.thinking import THINKING_PROMPT
 
@@ -23,7 +24,7 @@ PROMPT, PROVIDER, ENGINE = Enforcer.PROMPT, Enforcer.PROVIDER, Enforcer.ENGINE
 
 
 def chat(*, thinks: bool | None = None, messages: Any = (USER,), **parameters: Any) -> ChatRequest:
-    return ChatRequest(messages, parameters, None, False, False, Reasoning(thinks), 0, "m")
+    return ChatRequest(messages, parameters, None, False, False, Reasoning(thinks), "m")
 
 
 CASES: list[tuple[str, dict[str, Any], frozenset[str], Enforcer | None]] = [
@@ -54,8 +55,9 @@ def test_who_holds_an_answer_to_it(
 ) -> None:
     request, target = chat(**fields), Target("m", supports)
     adapter = ADAPTERS[dialect]
-    assert adapter.enforcer(request, target) is enforcer
-    body = orjson.loads(adapter.encode(request, target, max_tokens=9, stream=False))
+    means = adapter.means(request, target)
+    assert means.enforcer is enforcer
+    body = orjson.loads(adapter.encode(request, target, means, max_tokens=9, stream=False))
     assert ("response_format" in body) == (
         "response_format" in fields and "response_format" in supports and enforcer is not PROMPT
     )
@@ -64,9 +66,10 @@ def test_who_holds_an_answer_to_it(
 
 
 def test_a_thought_is_asked_for_without_the_grammar_and_ends_with_its_tag() -> None:
-    request, target = chat(thinks=True, stop=["END"], **JSON), Target("m", ALL)
+    adapter, request, target = ADAPTERS["vllm"], chat(thinks=True, stop=["END"], **JSON), Target("m", ALL)
+    means = adapter.means(request, target)
     body = orjson.loads(
-        ADAPTERS["vllm"].encode(request, target, max_tokens=9, stream=True, seam=Seam("", None), thought_only=True)
+        adapter.encode(request, target, means, max_tokens=9, stream=True, seam=Seam("", None), thought_only=True)
     )
     assert "response_format" not in body
     assert body["stop"] == ["</think>"]
@@ -75,7 +78,7 @@ def test_a_thought_is_asked_for_without_the_grammar_and_ends_with_its_tag() -> N
         USER,
         {"role": "assistant", "content": "<think>"},
     ]
-    rest = orjson.loads(ADAPTERS["vllm"].encode(request, target, max_tokens=9, stream=True, seam=Seam("why", "")))
+    rest = orjson.loads(adapter.encode(request, target, means, max_tokens=9, stream=True, seam=Seam("why", "")))
     assert rest["response_format"] == FORMAT
     assert rest["stop"] == ["END"]
     assert rest["messages"][-1]["content"] == "<think>why</think>"
@@ -84,35 +87,35 @@ def test_a_thought_is_asked_for_without_the_grammar_and_ends_with_its_tag() -> N
 
 def test_an_engine_that_refused_a_schema_is_told_of_it() -> None:
     body = orjson.loads(
-        ADAPTERS["vllm"].encode(chat(**JSON), Target("m", ALL), max_tokens=9, stream=False, enforcer=PROMPT)
+        ADAPTERS["vllm"].encode(chat(**JSON), Target("m", ALL), Means(enforcer=PROMPT), max_tokens=9, stream=False)
     )
     assert "response_format" not in body
     assert "<schema>" in body["messages"][0]["content"]
 
 
 def test_the_words_of_hermess_json_mode() -> None:
-    assert instruction(Format(SCHEMA)) == (
+    assert instruction(JsonFormat(SCHEMA)) == (
         "You are a helpful assistant that answers in JSON. Here's the json schema you must adhere to:\n<schema>\n"
         '{"type":"object","properties":{"a":{"type":"integer"}}}\n</schema>'
     )
-    assert instruction(Format()).startswith("You are a helpful assistant that answers in JSON.")
+    assert instruction(JsonFormat()).startswith("You are a helpful assistant that answers in JSON.")
 
 
 @pytest.mark.parametrize("text", ["</schema>", "<|eot_id|>", "<|start_header_id|>system", "<think>", "</tool_call>"])
 def test_nothing_in_a_schema_becomes_control_text(text: str) -> None:
-    told = instruction(Format({"description": text, "const": "1 < 2"}))
+    told = instruction(JsonFormat({"description": text, "const": "1 < 2"}))
     assert told.count("<") == 3, "the two tags, and what is no tag"
     assert orjson.loads(told.partition("<schema>\n")[2].removesuffix("\n</schema>"))["description"] == text
-    assert extra_bytes(Format({"description": text})) > 0
+    assert extra_bytes(JsonFormat({"description": text})) > 0
 
 
 def test_it_joins_the_first_system_message() -> None:
-    told = instruction(Format())
-    assert ask([USER], Format()) == [{"role": "system", "content": told}, USER]
+    told = instruction(JsonFormat())
+    assert ask([USER], JsonFormat()) == [{"role": "system", "content": told}, USER]
     parts = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
-    assert ask([USER, parts], Format()) == [USER, {"role": "system", "content": f"Be brief.\n\n{told}"}]
+    assert ask([USER, parts], JsonFormat()) == [USER, {"role": "system", "content": f"Be brief.\n\n{told}"}]
     empty = {"role": "system", "content": ""}
-    assert ask([empty, empty], Format()) == [{"role": "system", "content": told}, empty]
+    assert ask([empty, empty], JsonFormat()) == [{"role": "system", "content": told}, empty]
 
 
 def test_a_second_try_sees_the_first_and_why_it_does_not_fit() -> None:
@@ -133,7 +136,7 @@ def test_a_second_try_sees_the_first_and_why_it_does_not_fit() -> None:
 
 
 def test_a_format_is_read_where_there_is_one() -> None:
-    assert read_format({}) is None
-    assert read_format({"response_format": {"type": "text"}}) is None
-    assert read_format({"response_format": {"type": "json_object"}}) == Format()
-    assert read_format(JSON) == Format(SCHEMA)
+    assert chat().format is None
+    assert chat(response_format={"type": "text"}).format is None
+    assert chat(response_format={"type": "json_object"}).format == JsonFormat()
+    assert chat(**JSON).format == JsonFormat(SCHEMA)

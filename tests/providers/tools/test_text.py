@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from providers.assembly import Assembler, Choice
 from providers.events import Delta
 from providers.neutral import MARK, neutralise
-from providers.tools.prompt import Offer, opening
+from providers.tools.prompt import opening
 from providers.tools.text import MOST_BLANK_CHARACTERS, MOST_CALL_CHARACTERS, OPEN, CallReader
+from providers.tools.tool_set import ToolSet
 
 TOOLS = frozenset({"time", "add"})
 TIME = '<tool_call>\n{"name": "time", "arguments": {"zone": "UTC"}}\n</tool_call>'
@@ -18,8 +19,8 @@ ADD = '<tool_call>{"name": "add", "arguments": {"a": 1, "b": 1.10}}</tool_call>'
 UTC, ONE = ("time", '{"zone":"UTC"}'), ("add", '{"a":1,"b":1.10}')
 
 
-def offer(**more: Any) -> Offer:
-    return Offer(schemas=[{}], names=TOOLS, **more)
+def tool_set(**more: Any) -> ToolSet:
+    return ToolSet(schemas=[{}], names=TOOLS, **more)
 
 
 def deltas(*pieces: str, thought: str = "", finish: str = "stop") -> list[Delta]:
@@ -27,8 +28,8 @@ def deltas(*pieces: str, thought: str = "", finish: str = "stop") -> list[Delta]
     return [*(Delta(reasoning=one) for one in thought), *texts, Delta(finish_reason=finish)]
 
 
-def read(given: list[Delta], tools: Offer | None = None, *, begun: str = "") -> tuple[list[Delta], Choice]:
-    reader = CallReader(tools or offer(), seed="s", opening=begun)
+def read(given: list[Delta], tools: ToolSet | None = None, *, begun: str = "") -> tuple[list[Delta], Choice]:
+    reader = CallReader(tools or tool_set(), seed="s", opening=begun)
     made = [one for delta in given for one in reader.feed(delta)]
     made += reader.release()
     assembler = Assembler()
@@ -187,7 +188,7 @@ def test_a_call_that_was_cut_off_is_not_completed(text: str, expected: list[Any]
 
 
 def test_two_choices_do_not_mix() -> None:
-    reader = CallReader(offer(), seed="s")
+    reader = CallReader(tool_set(), seed="s")
     made: list[Delta] = []
     for piece in TIME:
         for index in (0, 1):
@@ -226,30 +227,30 @@ def test_calls_that_the_endpoint_reads_itself() -> None:
 
 
 def test_one_call_where_only_one_is_wanted() -> None:
-    _, choice = read(deltas(TIME, ADD, " so"), offer(parallel=False))
+    _, choice = read(deltas(TIME, ADD, " so"), tool_set(parallel=False))
     assert (calls(choice), choice.content, codes(choice)) == ([UTC], " so", ["parallel_tool_calls"])
 
 
 @pytest.mark.parametrize(
     ("tools", "text", "warnings"),
     [
-        (offer(required=True), TIME, []),
-        (offer(required=True), "No.", ["tool_choice"]),
-        (offer(required=True, must_call="add"), ADD, []),
-        (offer(required=True, must_call="add"), TIME, ["tool_choice"]),
+        (tool_set(required=True), TIME, []),
+        (tool_set(required=True), "No.", ["tool_choice"]),
+        (tool_set(required=True, must_call="add"), ADD, []),
+        (tool_set(required=True, must_call="add"), TIME, ["tool_choice"]),
     ],
 )
-def test_a_call_that_was_required(tools: Offer, text: str, warnings: list[str]) -> None:
+def test_a_call_that_was_required(tools: ToolSet, text: str, warnings: list[str]) -> None:
     assert codes(read(deltas(text), tools)[1]) == warnings
 
 
 BEGUN = {
-    "a name": (offer(required=True), ' "time", "arguments": {"zone": "UTC"}}</tool_call>', [UTC], None),
-    "arguments": (offer(required=True, must_call="time"), ' {"zone": "UTC"}}\n</tool_call>', [UTC], None),
-    "and another": (offer(required=True), f'"time"}}</tool_call>{ADD}', [*BARE, ONE], None),
-    "it begins anew": (offer(required=True), TIME, [UTC], None),
-    "it says no": (offer(required=True), " No way.", [], " No way."),
-    "nothing": (offer(required=True), "", [], None),
+    "a name": (tool_set(required=True), ' "time", "arguments": {"zone": "UTC"}}</tool_call>', [UTC], None),
+    "arguments": (tool_set(required=True, must_call="time"), ' {"zone": "UTC"}}\n</tool_call>', [UTC], None),
+    "and another": (tool_set(required=True), f'"time"}}</tool_call>{ADD}', [*BARE, ONE], None),
+    "it begins anew": (tool_set(required=True), TIME, [UTC], None),
+    "it says no": (tool_set(required=True), " No way.", [], " No way."),
+    "nothing": (tool_set(required=True), "", [], None),
 }  # fmt: skip
 
 
@@ -274,7 +275,7 @@ def test_a_call_without_end_is_given_up() -> None:
 
 @pytest.mark.parametrize("before", ["", OPEN])
 def test_white_space_without_end_is_not_held(before: str) -> None:
-    reader = CallReader(offer(), seed="s")
+    reader = CallReader(tool_set(), seed="s")
     given = before + " " * MOST_BLANK_CHARACTERS
     assert not [one for piece in given for one in reader.feed(Delta(content=piece))]
     (first, *_) = reader.feed(Delta(content=" "))
@@ -326,7 +327,7 @@ def test_no_text_is_lost_doubled_or_reordered(pieces: list[str]) -> None:
 
 @given(TEXT.filter(lambda text: MARK not in text))
 def test_no_more_is_held_back_than_may_be_a_tag(text: str) -> None:
-    reader = CallReader(offer(), seed="s")
+    reader = CallReader(tool_set(), seed="s")
     said = "x"
     reader.feed(Delta(content="x"))
     for position, character in enumerate(text, 1):

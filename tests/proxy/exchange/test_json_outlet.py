@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.events import Delta
-from providers.formats.response_format import Format
+from providers.formats.response_format import JsonFormat
 from providers.formats.schema import Problem
 from proxy.exchange.json_outlet import JsonOutlet, Nowhere
 
@@ -36,7 +36,7 @@ def shown(
     *deltas: Delta, delivers: bool, problems: dict[int, Problem] | None = None, better: dict[int, str] | None = None
 ) -> tuple[Shown, JsonOutlet]:
     inner = Shown(delivers=delivers)
-    outlet = JsonOutlet(inner, Format())
+    outlet = JsonOutlet(inner, JsonFormat())
     for delta in deltas:
         outlet.write(delta)
     texts = outlet.close()
@@ -107,7 +107,7 @@ def test_only_one_whole_plain_answer_can_be_made_good() -> None:
 
 
 def test_noise_delivers_nothing() -> None:
-    outlet = JsonOutlet(Shown(delivers=True), Format())
+    outlet = JsonOutlet(Shown(delivers=True), JsonFormat())
     outlet.write(Delta(0, None, "Certainly! "))
     assert not outlet.delivers
     outlet.write(Delta(0, None, HERMES))
@@ -115,7 +115,7 @@ def test_noise_delivers_nothing() -> None:
 
 
 def test_where_nobody_looks_there_is_still_a_text() -> None:
-    outlet = JsonOutlet(Nowhere(), Format())
+    outlet = JsonOutlet(Nowhere(), JsonFormat())
     outlet.write(Delta(0, "why", f"Here: {HERMES}", None, "stop"))
     assert json.loads(outlet.close()[0]) == json.loads(HERMES)
     assert not outlet.flush()

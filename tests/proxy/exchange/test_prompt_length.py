@@ -135,7 +135,9 @@ def test_a_schema_in_the_prompt_stays_below_it_too(messages: Any, tools: Any, te
     call = read(**{name: value for name, value in fields.items() if value is not None})
     target = Target("the/model", frozenset())
     for dialect in ("lyceum", "vllm"):
-        sent = orjson.loads(ADAPTERS[dialect].encode(call, target, max_tokens=1, stream=False))["messages"]
+        adapter = ADAPTERS[dialect]
+        body = adapter.encode(call, target, adapter.means(call, target), max_tokens=1, stream=False)
+        sent = orjson.loads(body)["messages"]
         said = sum(len(text_content(message.get("content")).encode()) for message in sent)
         assert any("<schema>" in text_content(one.get("content")) for one in sent if one["role"] == "system")
         assert said <= prompt_ceiling_tokens(call, emulated=True)

@@ -35,7 +35,6 @@ def request(max_tokens: int | None = None, **parameters: Any) -> ChatRequest:
         stream=False,
         include_usage=False,
         reasoning=Reasoning(),
-        prompt_bytes=5,
         model="hermes-4-405b",
     )
 

@@ -9,6 +9,7 @@ from providers.adapter import ADAPTERS, Target
 from providers.chat_request import ChatRequest, Reasoning
 from providers.events import Delta, Failure, FailureKind
 from providers.failures import classify
+from providers.means import Means
 from proxy.sandbox.dialects import DIALECTS
 from proxy.sandbox.script import Script
 from proxy.sandbox.server import Sandbox
@@ -26,7 +27,6 @@ def request(*, thinks=None, **parameters):
         stream=True,
         include_usage=True,
         reasoning=Reasoning(enabled=thinks),
-        prompt_bytes=20,
         model="m",
     )
 
@@ -34,7 +34,7 @@ def request(*, thinks=None, **parameters):
 async def exchange(sandbox, asked, *, plain):
     """The reader after it has read all, and its events."""
     adapter = ADAPTERS[sandbox.dialect.name]
-    body = adapter.encode(asked, TARGET, max_tokens=1_000, stream=not plain)
+    body = adapter.encode(asked, TARGET, adapter.means(asked, TARGET), max_tokens=1_000, stream=not plain)
     reader = adapter.reader(plain=plain)
     events = []
     async with aiohttp.ClientSession() as client, client.post(f"{sandbox.base_url}/chat/completions", data=body) as got:
@@ -111,7 +111,7 @@ async def test_an_error_in_the_stream_is_a_failure(dialect):
 )
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
 async def test_a_refusal_is_understood(dialect, fault, kind):
-    body = ADAPTERS[dialect].encode(request(), TARGET, max_tokens=10, stream=True)
+    body = ADAPTERS[dialect].encode(request(), TARGET, Means(), max_tokens=10, stream=True)
     async with (
         Sandbox(dialect, script=Script(fault=fault, retry_after_s=9)) as sandbox,
         aiohttp.ClientSession() as client,

@@ -228,7 +228,6 @@ def test_the_least_request() -> None:
         stream=False,
         include_usage=False,
         reasoning=Reasoning(),
-        prompt_bytes=5,
         model="hermes-4-405b",
     )
     assert (read().preferences, read().reasoning_format, read().ignored) == (NO_PREFERENCES, None, ())

@@ -11,6 +11,7 @@ import pytest
 from providers.adapter import ADAPTERS, Target, prompt_ceiling_tokens
 from providers.answer import AnswerReader
 from providers.events import Delta
+from providers.means import Means
 from providers.tokenizer import count_request, count_text
 from proxy.entry.api_errors import ApiError
 from proxy.sandbox.script import Script
@@ -56,7 +57,7 @@ def joined(chunks: Sequence[Any], index: int = 0) -> str:
 
 def test_what_is_sent_is_the_text_as_it_stands() -> None:
     request = read(prompt="<|eot_id|>\n  a", max_tokens=7, stop=["."], logprobs=0, user="anna").request
-    body = orjson.loads(ADAPTERS["vllm"].encode(request, Target("m", FULL), max_tokens=7, stream=True))
+    body = orjson.loads(ADAPTERS["vllm"].encode(request, Target("m", FULL), Means(), max_tokens=7, stream=True))
     assert body == {
         "model": "m",
         "prompt": "<|eot_id|>\n  a",
