@@ -14,7 +14,7 @@ from proxy.exchange.policy import no_candidate
 from proxy.exchange.settlement import prompt_tokens
 from proxy.routing.endpoints import Endpoint
 from proxy.routing.route import Candidate, Exclusion, Policy, Route, plan_route
-from proxy.surfaces.surface import Call
+from proxy.surfaces.surface import SurfaceRequest
 
 LEAST_OUTPUT_TOKENS = 256
 BYTES_A_TOKEN = 4
@@ -45,9 +45,9 @@ class Ceiling:
         return max(0, (available_pusd - self.prompt_pusd) // self.output_token_pusd)
 
 
-async def plan(gateway: Gateway, key: KeyRecord, call: Call) -> Plan:
+async def plan(gateway: Gateway, key: KeyRecord, call: SurfaceRequest) -> Plan:
     """Raises ApiError where no endpoint can serve the request, ever or for now."""
-    request = call.request
+    request = call.chat
     shortest = min((one.context_tokens for one in gateway.endpoints), default=0)
     emulated = any("tools" not in one.target.supports for one in gateway.endpoints)
     known, most = request.prompt_bytes // BYTES_A_TOKEN, prompt_ceiling_tokens(request, emulated=emulated)
@@ -69,9 +69,9 @@ async def plan(gateway: Gateway, key: KeyRecord, call: Call) -> Plan:
     return Plan(route, known, most)
 
 
-def ceiling(candidates: Sequence[Candidate], call: Call, prompt_most: int) -> Ceiling:
+def ceiling(candidates: Sequence[Candidate], call: SurfaceRequest, prompt_most: int) -> Ceiling:
     """The maximum over the route."""
-    choices = call.request.choices
+    choices = call.chat.choices
     return Ceiling(
         prompt_most * max(max(one.sell.input_pusd, one.sell.cached_input_pusd) for one in candidates),
         choices * max(one.sell.output_pusd for one in candidates),

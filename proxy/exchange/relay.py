@@ -52,7 +52,7 @@ from proxy.exchange.policy import Action, Situation, decide, refuses_schema, ver
 from proxy.exchange.schemas import TOO_COSTLY, check_format
 from proxy.exchange.settlement import attempts_shown, believable, millis, prompt_tokens, settle_bill, usage_shown
 from proxy.routing.route import Candidate
-from proxy.surfaces.surface import Call, Identity, Surface
+from proxy.surfaces.surface import Identity, Surface, SurfaceRequest
 
 EXPIRY_SLACK_S = 60.0
 CHECKPOINT_S = 1.0
@@ -68,7 +68,7 @@ async def relay(gateway: Gateway, surface: Surface, request: web.Request, reques
     body = await read_body(request, gateway.settings.limits)
     call = surface.read(body, gateway.suffix_of)
     claim = claim_of(request.headers, key.key_id, surface.name, body, gateway.secret_key)
-    with gateway.admission.admit(key, call.request.prompt_bytes // 4, asyncio.get_running_loop().time()) as limits:
+    with gateway.admission.admit(key, call.chat.prompt_bytes // 4, asyncio.get_running_loop().time()) as limits:
         if claim is not None and (kept := await find_answer(gateway.store, claim, gateway.secret_key)):
             return await replay(request, kept, gateway.settings.limits.slow_client_timeout_s)
         await check_format(gateway.schemas, call, surface)
@@ -128,7 +128,7 @@ class Exchange:
         request: web.Request,
         request_id: UUID,
         key: KeyRecord,
-        call: Call,
+        call: SurfaceRequest,
         planned: Plan,
         headers: dict[str, str],
         claim: Claim | None,
@@ -154,7 +154,7 @@ class Exchange:
             headers["x-caduceus-ignored"] = ", ".join(call.ignored)
 
     def _make_outlet(self) -> StreamOutlet | PlainOutlet:
-        chat = self.call.request
+        chat = self.call.chat
         shape = "none" if chat.reasoning.exclude else self.call.reasoning_format or self.key.reasoning_format
         created, model = int(self.gateway.now().timestamp()), self.gateway.settings.model
         identity = Identity(self.id, created, model, shape, self.call.echoed)
@@ -168,7 +168,7 @@ class Exchange:
 
     async def hold(self) -> None:
         """Reserve the ceiling before any provider is contacted. 402 where the credit does not reach."""
-        candidates, wanted = self.plan.route.candidates, self.call.request.max_tokens
+        candidates, wanted = self.plan.route.candidates, self.call.chat.max_tokens
         limits = self.gateway.settings.limits
         top = ceiling(candidates, self.call, self.plan.prompt_most)
         most = max(one.endpoint.max_output_tokens for one in candidates)
@@ -177,7 +177,7 @@ class Exchange:
         if outcome.accepted:
             return
         # Now the exact length decides between yes and 402.
-        exact = await asyncio.to_thread(prompt_tokens, self.call.request)
+        exact = await asyncio.to_thread(prompt_tokens, self.call.chat)
         top = ceiling(candidates, self.call, min(self.plan.prompt_most, with_margin(exact)))
         affordable = top.affordable_tokens(outcome.available_pusd)
         least = tokens if wanted else LEAST_OUTPUT_TOKENS
@@ -263,7 +263,7 @@ class Exchange:
         """Those that could continue what was delivered."""
         if not self.key.continuation:
             return []
-        return [one for one in remaining if may_go_on(self.call.request, self.parts, one)]
+        return [one for one in remaining if may_go_on(self.call.chat, self.parts, one)]
 
     def _begin_again(self) -> None:
         self.first_part = len(self.attempts)
@@ -272,7 +272,7 @@ class Exchange:
             self.outlet = self._make_outlet()
 
     async def _try(self, candidate: Candidate, *, fresh: bool, seam: Seam | None) -> Attempt:
-        request, endpoint = self.call.request, candidate.endpoint
+        request, endpoint = self.call.chat, candidate.endpoint
         streamed = request.stream or endpoint.stream_plain
         room = max(output_tokens(endpoint, self.max_tokens, self.plan) - generated_tokens(self.parts), 1)
         budget = thought_budget_tokens(request, endpoint, room) if seam is None else None
@@ -309,7 +309,7 @@ class Exchange:
         if self._means(candidate).enforcer in (None, Enforcer.ENGINE):
             return self.outlet
         if self.shaping is None:
-            wanted = self.call.request.format
+            wanted = self.call.chat.format
             assert wanted is not None
             self.shaping = JsonOutlet(self.outlet, wanted)
         return self.shaping
@@ -338,7 +338,7 @@ class Exchange:
 
     async def _see_to_format(self) -> None:
         """Check what has to be JSON where no engine held it to that, and have it made good once where it can be."""
-        shaping, wanted = self.shaping, self.call.request.format
+        shaping, wanted = self.shaping, self.call.chat.format
         if shaping is None or wanted is None:
             return
         texts = shaping.close()
@@ -356,7 +356,7 @@ class Exchange:
         """The answer again, from an endpoint that has seen what was wrong with it; None where it is no better."""
         candidate = self.attempts[-1].candidate
         endpoint = candidate.endpoint
-        request = ask_again(self.call.request, text, problem)
+        request = ask_again(self.call.chat, text, problem)
         added = "".join(text_content(message["content"]) for message in request.messages[-2:])
         room = endpoint.context_tokens - self.plan.prompt_most - len(added.encode()) - 2 * TOKENS_A_MESSAGE
         room = min(output_tokens(endpoint, self.max_tokens, self.plan), room)
@@ -385,7 +385,7 @@ class Exchange:
             return
         tried.fresh = connection.uses == 0
         tried.connection = connection
-        path = tried.candidate.endpoint.adapter.path(self.call.request)
+        path = tried.candidate.endpoint.adapter.path(self.call.chat)
         connection.send(origin.post(path, body, str(self.id)), tried)
 
     async def _follow(self, tried: Attempt) -> None:
@@ -453,7 +453,7 @@ class Exchange:
 
     def _checkpoint(self, tried: Attempt) -> None:
         usage = tried.reader.usage
-        if usage is None or not believable(usage, tried, self.call.request):
+        if usage is None or not believable(usage, tried, self.call.chat):
             tokens = Tokens(self.plan.prompt_tokens, completion=tried.pieces)
         else:
             tokens = Tokens(usage.prompt_tokens, completion=usage.completion_tokens)
@@ -468,7 +468,7 @@ class Exchange:
         self.settle_sent = True
         try:
             if self.attempts:
-                self.bill = await settle_bill(self.attempts, self.call.request, self.hold_pusd, client_left=client_left)
+                self.bill = await settle_bill(self.attempts, self.call.chat, self.hold_pusd, client_left=client_left)
             answer = None if self.claim is None else self._kept(self.claim, client_left)
             await self.gateway.store.settle(self._settlement(client_left, answer))
         except LedgerError:
@@ -522,8 +522,8 @@ class Exchange:
             ttft_ms=millis(self.started_s, delivering.first_content_s) if delivering else None,
             total_ms=millis(self.started_s, self._now_s()) or 0,
             upstream_contacted=any(one.connection is not None for one in self.attempts),
-            user=self.call.request.user,
-            metadata=self.call.request.metadata or None,
+            user=self.call.chat.user,
+            metadata=self.call.chat.metadata or None,
             answer=answer,
         )
 
@@ -576,7 +576,7 @@ class Exchange:
             if isinstance(self.outlet, PlainOutlet):
                 self.ending = self.outlet.surface.body(usage, route)
             else:
-                show_usage = self.call.request.include_usage or self.key.stream_usage == "always"
+                show_usage = self.call.chat.include_usage or self.key.stream_usage == "always"
                 self.ending = self.outlet.surface.finish(usage, route, show_usage=show_usage)
         return self.ending
 

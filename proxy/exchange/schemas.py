@@ -12,7 +12,7 @@ import orjson
 from providers.formats.response_format import JsonFormat
 from providers.formats.schema import BadSchema, Checker, Problem, TooCostly, full_budget, make_checker, small_budget
 from proxy.entry.api_errors import ApiError
-from proxy.surfaces.surface import Call, Surface
+from proxy.surfaces.surface import Surface, SurfaceRequest
 
 T = TypeVar("T")
 
@@ -74,9 +74,9 @@ def object_problem(text: str) -> Problem | None:
         return Problem(f"is not valid JSON: {error}")
 
 
-async def check_format(schemas: Schemas, call: Call, surface: Surface) -> None:
+async def check_format(schemas: Schemas, call: SurfaceRequest, surface: Surface) -> None:
     """Refuse a schema that is none, by the name under which the caller gave it. Raises ApiError."""
-    wanted = call.request.format
+    wanted = call.chat.format
     if wanted is None or wanted.schema is None:
         return
     try:

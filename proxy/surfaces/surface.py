@@ -15,13 +15,15 @@ SuffixOf = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A request as a caller made it.
+class SurfaceRequest:
+    """What a surface reads out of a request's body.
 
-    `ignored` are the fields that no endpoint could understand, `echoed` those that the answer says again.
+    `chat` is what the model is asked, `preferences` say which endpoints may be asked. `reasoning_format` is one of
+    `chat.request.FORMATS`, or None where the caller leaves it to the key. `ignored` are the names of the fields that no
+    endpoint could understand, `echoed` the fields that the answer repeats.
     """
 
-    request: ChatRequest
+    chat: ChatRequest
     preferences: Preferences
     reasoning_format: str | None
     ignored: tuple[str, ...]
@@ -30,9 +32,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Of one answer. `created` is a Unix time in seconds, `reasoning_format` one of `chat_request.FORMATS`.
+    """What the wording of one answer depends on beside its deltas.
 
-    `echoed` is its `Call`'s.
+    `created` is a Unix time in seconds, `reasoning_format` one of `chat.request.FORMATS`, `echoed` the request's.
     """
 
     request_id: UUID
@@ -70,7 +72,7 @@ class Surface:
     """`read` raises ApiError; `error_body` words one; `schema_param` is where a schema for the answer stands."""
 
     name: str
-    read: Callable[[bytes, SuffixOf], Call]
+    read: Callable[[bytes, SuffixOf], SurfaceRequest]
     stream: Callable[[Identity], AnswerStream]
     message: Callable[[Identity], AnswerMessage]
     error_body: Callable[[ApiError], dict[str, Any]]

@@ -11,7 +11,7 @@ from providers.chat_request import ENGINE, LOGPROBS, SAMPLING, TOOLS, ChatReques
 from proxy.entry.api_errors import ApiError
 from proxy.routing.preferences import NO_PREFERENCES, read_preferences
 from proxy.surfaces.answer_format import GUIDED, settle_format
-from proxy.surfaces.surface import Call, SuffixOf
+from proxy.surfaces.surface import SuffixOf, SurfaceRequest
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 PASSED = SAMPLING | LOGPROBS | TOOLS | ENGINE | {"response_format", "n"}
@@ -43,7 +43,7 @@ LABEL_CHARACTERS = {"name": 64, "value": 512}
 MAX_IGNORED = 32
 
 
-def read_chat(payload: bytes, suffix_of: SuffixOf) -> Call:
+def read_chat(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
     """Raises ApiError for everything that is wrong with the body itself."""
     body = read_json(payload)
     suffix = read_model(body, suffix_of)
@@ -51,7 +51,7 @@ def read_chat(payload: bytes, suffix_of: SuffixOf) -> Call:
     parameters = read_parameters(body)
     stream_options = typed(body, "stream_options", dict) or {}
     given = body.get("provider")
-    call = ChatRequest(
+    chat = ChatRequest(
         messages=messages,
         parameters=parameters,
         max_tokens=read_max_tokens(body),
@@ -66,7 +66,7 @@ def read_chat(payload: bytes, suffix_of: SuffixOf) -> Call:
     ignored = read_ignored(body)
     if ignored and preferences.require_parameters:
         raise ApiError("unsupported_parameter", f"{ignored[0]} is not supported by any endpoint", param=ignored[0])
-    return Call(call, preferences, one_of(body, "reasoning_format", FORMATS), ignored)
+    return SurfaceRequest(chat, preferences, one_of(body, "reasoning_format", FORMATS), ignored)
 
 
 def read_json(payload: bytes) -> dict[str, Any]:

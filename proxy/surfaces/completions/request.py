@@ -17,7 +17,7 @@ from proxy.surfaces.chat.request import (
     read_user,
     typed,
 )
-from proxy.surfaces.surface import Call, SuffixOf
+from proxy.surfaces.surface import SuffixOf, SurfaceRequest
 
 PASSED = (SAMPLING | ENGINE | {"n"}) - {"chat_template_kwargs"}
 READ = frozenset(
@@ -42,12 +42,12 @@ DEFAULT_MAX_TOKENS = 16  # as OpenAI's reference has it
 MOST_LOGPROBS = 20
 
 
-def read_completion(payload: bytes, suffix_of: SuffixOf) -> Call:
+def read_completion(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
     """Raises ApiError for everything that is wrong with the body itself."""
     body = read_json(payload)
     suffix = read_model(body, suffix_of)
     stream_options = typed(body, "stream_options", dict) or {}
-    request = ChatRequest(
+    chat = ChatRequest(
         messages=(),
         prompt=read_prompt(body),
         parameters=read_parameters(body),
@@ -64,7 +64,7 @@ def read_completion(payload: bytes, suffix_of: SuffixOf) -> Call:
     ignored = read_ignored(body, suffix)
     if ignored and preferences.require_parameters:
         raise ApiError("unsupported_parameter", f"{ignored[0]} is not supported by any endpoint", param=ignored[0])
-    return Call(request, preferences, None, ignored)
+    return SurfaceRequest(chat, preferences, None, ignored)
 
 
 def read_prompt(body: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from proxy.surfaces.chat.request import (
     read_reasoning,
     typed,
 )
-from proxy.surfaces.surface import Call, SuffixOf
+from proxy.surfaces.surface import SuffixOf, SurfaceRequest
 
 READ = frozenset(
     {
@@ -57,21 +57,21 @@ EFFORTS = ("low", "medium", "high", "xhigh", "max")
 Block = dict[str, Any]
 
 
-def read_messages_call(payload: bytes, suffix_of: SuffixOf) -> Call:
+def read_messages_request(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
     """Raises ApiError for everything that is wrong with the body itself."""
     body = read_json(payload)
     suffix = read_model(body, suffix_of)
     if body.get("max_tokens") is None:
         raise ApiError("missing_required_parameter", "max_tokens is missing", param="max_tokens")
-    request = read_request(body, suffix)
+    chat = read_request(body, suffix)
     preferences = read_wishes(body, suffix)
-    ignored = read_ignored(body, request)
+    ignored = read_ignored(body, chat)
     if ignored and preferences.require_parameters:
         raise ApiError("unsupported_parameter", f"{ignored[0]} is not supported by any endpoint", param=ignored[0])
-    return Call(request, preferences, one_of(body, "reasoning_format", FORMATS), ignored)
+    return SurfaceRequest(chat, preferences, one_of(body, "reasoning_format", FORMATS), ignored)
 
 
-def read_count_call(payload: bytes, suffix_of: SuffixOf) -> ChatRequest:
+def read_count_request(payload: bytes, suffix_of: SuffixOf) -> ChatRequest:
     """The body of `count_tokens`: a prompt without a wish for an answer."""
     body = read_json(payload)
     return read_request(body, read_model(body, suffix_of))

@@ -24,7 +24,7 @@ from proxy.surfaces.chat.request import (
     typed,
 )
 from proxy.surfaces.responses.input import read_input, required
-from proxy.surfaces.surface import Call, SuffixOf
+from proxy.surfaces.surface import SuffixOf, SurfaceRequest
 
 PASSED = SAMPLING | ENGINE
 STATEFUL = ("previous_response_id", "conversation", "background", "prompt")
@@ -61,14 +61,14 @@ SUMMARIES = ("auto", "concise", "detailed")
 CHOICES = ("none", "auto", "required")
 
 
-def read_response(payload: bytes, suffix_of: SuffixOf) -> Call:
+def read_response(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
     """Raises ApiError for everything that is wrong with the body itself."""
     body = read_json(payload)
     suffix = read_model(body, suffix_of)
     refuse_state(body)
     messages = read_conversation(body)
     parameters = read_parameters(body)
-    request = ChatRequest(
+    chat = ChatRequest(
         messages=messages,
         parameters=parameters,
         max_tokens=read_max_tokens(body),
@@ -84,7 +84,7 @@ def read_response(payload: bytes, suffix_of: SuffixOf) -> Call:
     ignored = read_ignored(body)
     if ignored and preferences.require_parameters:
         raise ApiError("unsupported_parameter", f"{ignored[0]} is not supported by any endpoint", param=ignored[0])
-    return Call(request, preferences, one_of(body, "reasoning_format", FORMATS), ignored, settings_of(body))
+    return SurfaceRequest(chat, preferences, one_of(body, "reasoning_format", FORMATS), ignored, settings_of(body))
 
 
 def refuse_state(body: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ TOOL = {"type": "function", "function": {"name": "time", "parameters": {"type": 
 
 
 def read(**fields: Any) -> ChatRequest:
-    return read_chat(orjson.dumps({"model": "m", "messages": [USER]} | fields), lambda _: "").request
+    return read_chat(orjson.dumps({"model": "m", "messages": [USER]} | fields), lambda _: "").chat
 
 
 @pytest.mark.parametrize(

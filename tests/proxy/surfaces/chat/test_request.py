@@ -10,23 +10,23 @@ from proxy.entry.api_errors import ApiError
 from proxy.routing.preferences import NO_PREFERENCES, Preferences
 from proxy.surfaces.chat.request import read_chat
 from proxy.surfaces.suffixes import suffix_of
-from proxy.surfaces.surface import Call
+from proxy.surfaces.surface import SurfaceRequest
 
 NAMES = ("NousResearch/Hermes-4-405B", "hermes-4-405b")
 USER = {"role": "user", "content": "Hello"}
 TOOL = {"type": "function", "function": {"name": "time", "parameters": {"type": "object"}}}
 
 
-def read_bytes(payload: bytes) -> Call:
+def read_bytes(payload: bytes) -> SurfaceRequest:
     return read_chat(payload, lambda model: suffix_of(model, NAMES))
 
 
-def read(**fields: Any) -> Call:
+def read(**fields: Any) -> SurfaceRequest:
     return read_bytes(orjson.dumps({"model": "hermes-4-405b", "messages": [USER]} | fields))
 
 
 def request(**fields: Any) -> ChatRequest:
-    return read(**fields).request
+    return read(**fields).chat
 
 
 def refusal(payload: bytes) -> tuple[str, str | None]:
@@ -99,7 +99,7 @@ def test_a_key_that_stands_twice_is_refused(payload: bytes) -> None:
     ],
 )
 def test_colons_in_text_are_no_keys(payload: bytes) -> None:
-    assert read_bytes(payload).request.messages == [{"role": "user", "content": "a"}]
+    assert read_bytes(payload).chat.messages == [{"role": "user", "content": "a"}]
 
 
 # Fields: what is wrong → its code and the parameter that is named
@@ -236,7 +236,7 @@ def test_the_least_request() -> None:
 def test_null_is_as_good_as_nothing() -> None:
     names = ("stream", "stream_options", "max_tokens", "temperature", "stop", "tools", "reasoning", "provider", "user")
     call = read(**dict.fromkeys((*names, "metadata", "reasoning_effort", "reasoning_format", "n", "response_format")))
-    assert (call.request, call.preferences) == (request(), NO_PREFERENCES)
+    assert (call.chat, call.preferences) == (request(), NO_PREFERENCES)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ AS_FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": 
 )
 def test_the_shape_of_the_answer_is_said_in_one_word(fields: dict[str, Any], parameters: dict[str, Any]) -> None:
     call = read(**fields)
-    assert call.request.parameters == parameters
+    assert call.chat.parameters == parameters
     assert call.ignored == tuple(name for name in fields if name == "guided_decoding_backend")
 
 

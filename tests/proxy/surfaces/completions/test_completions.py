@@ -16,7 +16,7 @@ from providers.tokenizer import count_request, count_text
 from proxy.entry.api_errors import ApiError
 from proxy.sandbox.script import Script
 from proxy.surfaces.completions.surface import COMPLETIONS
-from proxy.surfaces.surface import Call, Identity
+from proxy.surfaces.surface import Identity, SurfaceRequest
 
 MODEL = "NousResearch/Hermes-4-405B"
 PROMPT = "Once upon a time"
@@ -25,7 +25,7 @@ TURN = "<|start_header_id|>user<|end_header_id|>\n\nTell me<|eot_id|><|start_hea
 TAGGED = "<think>\nWhat next?\n</think>\nthere was a herald."
 
 
-def read(**fields: Any) -> Call:
+def read(**fields: Any) -> SurfaceRequest:
     body = {"model": MODEL, "prompt": PROMPT, **fields}
     return COMPLETIONS.read(orjson.dumps(body), lambda model: model.removeprefix(MODEL).removeprefix(":"))
 
@@ -56,7 +56,7 @@ def joined(chunks: Sequence[Any], index: int = 0) -> str:
 
 
 def test_what_is_sent_is_the_text_as_it_stands() -> None:
-    request = read(prompt="<|eot_id|>\n  a", max_tokens=7, stop=["."], logprobs=0, user="anna").request
+    request = read(prompt="<|eot_id|>\n  a", max_tokens=7, stop=["."], logprobs=0, user="anna").chat
     body = orjson.loads(ADAPTERS["vllm"].encode(request, Target("m", FULL), Means(), max_tokens=7, stream=True))
     assert body == {
         "model": "m",
@@ -75,11 +75,11 @@ FULL = frozenset({"completions", "logprobs", "n"})
 
 
 def test_sixteen_tokens_are_the_default() -> None:
-    assert read().request.max_tokens == 16
+    assert read().chat.max_tokens == 16
 
 
 def test_a_list_of_one_text_is_that_text() -> None:
-    assert read(prompt=[PROMPT]).request.prompt == PROMPT
+    assert read(prompt=[PROMPT]).chat.prompt == PROMPT
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_what_is_not_done_is_named(fields: dict[str, Any], ignored: tuple[str, .
 
 
 def test_the_prompt_is_counted_without_a_template() -> None:
-    request = read(prompt="<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>").request
+    request = read(prompt="<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>").chat
     assert count_request(request) == 1 + 3 + count_text("user") + count_text("\n\nHi")
-    assert count_request(read().request) == 1 + count_text(PROMPT)
+    assert count_request(read().chat) == 1 + count_text(PROMPT)
     assert count_request(request) <= prompt_ceiling_tokens(request) == request.prompt_bytes + 4
 
 

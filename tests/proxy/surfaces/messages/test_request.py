@@ -8,9 +8,9 @@ import pytest
 from providers.chat_request import ChatRequest, Reasoning
 from proxy.entry.api_errors import ApiError
 from proxy.routing.preferences import NO_PREFERENCES, Preferences
-from proxy.surfaces.messages.request import read_count_call, read_messages_call
+from proxy.surfaces.messages.request import read_count_request, read_messages_request
 from proxy.surfaces.suffixes import suffix_of
-from proxy.surfaces.surface import Call
+from proxy.surfaces.surface import SurfaceRequest
 
 NAMES = ("NousResearch/Hermes-4-405B", "hermes-4-405b")
 USER = {"role": "user", "content": "Hello"}
@@ -21,13 +21,13 @@ CALL = {"type": "tool_use", "id": "toolu_1", "name": "time", "input": {"zone": "
 RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "noon"}
 
 
-def read(**fields: Any) -> Call:
+def read(**fields: Any) -> SurfaceRequest:
     body = {"model": "hermes-4-405b", "max_tokens": 2_000, "messages": [USER]} | fields
-    return read_messages_call(orjson.dumps(body), lambda model: suffix_of(model, NAMES))
+    return read_messages_request(orjson.dumps(body), lambda model: suffix_of(model, NAMES))
 
 
 def request(**fields: Any) -> ChatRequest:
-    return read(**fields).request
+    return read(**fields).chat
 
 
 def said(*turns: tuple[str, Any]) -> list[dict[str, Any]]:
@@ -250,7 +250,7 @@ def test_what_nobody_understands_is_refused_where_all_is_required() -> None:
 
 def test_a_count_needs_no_wish_for_an_answer() -> None:
     body = {"model": "hermes-4-405b", "messages": [USER], "thinking": {"type": "enabled", "budget_tokens": 9_000}}
-    counted = read_count_call(orjson.dumps(body), lambda model: suffix_of(model, NAMES))
+    counted = read_count_request(orjson.dumps(body), lambda model: suffix_of(model, NAMES))
     assert (counted.max_tokens, counted.reasoning.enabled) == (None, True)
 
 

@@ -13,7 +13,7 @@ from proxy.entry.api_errors import ApiError
 from proxy.routing.preferences import Preferences
 from proxy.surfaces.responses.request import read_response
 from proxy.surfaces.suffixes import suffix_of
-from proxy.surfaces.surface import Call
+from proxy.surfaces.surface import SurfaceRequest
 
 NAMES = ("NousResearch/Hermes-4-405B", "hermes-4-405b")
 USER = {"role": "user", "content": "Hello"}
@@ -33,13 +33,13 @@ OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "noon"}
 TOLD = {"role": "tool", "tool_call_id": "c1", "content": "noon"}
 
 
-def read(**fields: Any) -> Call:
+def read(**fields: Any) -> SurfaceRequest:
     body = {"model": "hermes-4-405b", "input": "Hello"} | fields
     return read_response(orjson.dumps(body), lambda model: suffix_of(model, NAMES))
 
 
 def request(**fields: Any) -> ChatRequest:
-    return read(**fields).request
+    return read(**fields).chat
 
 
 def heard(*items: Any) -> list[dict[str, Any]]:
@@ -390,5 +390,5 @@ def test_one_odd_value_anywhere_is_read_or_refused(path: tuple[Any, ...], odd: A
     with contextlib.suppress(ApiError):
         call = read(**replaced(FULL, path, odd))
     if call is not None:
-        assert all(type(message["content"]) in (str, type(None)) for message in call.request.messages)
-        orjson.dumps([call.request.messages, call.request.parameters, call.echoed])
+        assert all(type(message["content"]) in (str, type(None)) for message in call.chat.messages)
+        orjson.dumps([call.chat.messages, call.chat.parameters, call.echoed])
