@@ -6,46 +6,24 @@ Amounts in fields that OpenRouter has are JSON numbers, written from the exact d
 import re
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from aiohttp import web
 
+from ledger.journal.store import Store
 from ledger.keys import KeyRecord
-from ledger.money import format_price, format_usd
-from ledger.reports.generations import Generation, ReceiptLine, find_generation, is_held
+from ledger.money import format_usd
 from ledger.reports.standing import GROUPS, MonthUsage, credits_of, month_usage, spending_of
 from proxy.entry.api_errors import ApiError
-from proxy.exchange.gateway import Gateway
 from proxy.exchange.settlement import number
 
-# Every surface puts its own prefix before the id of a request.
-ANSWER_ID = re.compile(r"(?:[a-z]{1,12}[-_])?([0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12})")
 MONTH = re.compile(r"(2\d{3})-(0[1-9]|1[0-2])", re.ASCII)
 UNLIMITED = -1  # OpenRouter's word for no limit of requests
 
 
-async def show_generation(gateway: Gateway, key: KeyRecord, request: web.Request) -> dict[str, Any]:
-    """By an answer's `id`. Raises ApiError: 400 without one, 404 for what is no finished request of this tenant."""
-    answer_id = request.match_info.get("id") or request.query.get("id")
-    if not answer_id:
-        raise ApiError("missing_required_parameter", "id is missing: the id of an answer", param="id")
-    match = ANSWER_ID.fullmatch(answer_id)
-    if match is not None:
-        request_id = UUID(match[1])
-        async with gateway.store.reading() as connection:
-            found = await find_generation(connection, request_id, key.tenant_id)
-            running = found is None and await is_held(connection, request_id, key.tenant_id)
-        if found is not None:
-            return {"data": describe_generation(answer_id, found)}
-        if running:
-            raise ApiError("not_found", f"{answer_id} is not settled yet; ask again when it is over", param="id")
-    raise ApiError("not_found", f"there is no generation {answer_id[:100]!r} of this tenant", param="id")
-
-
-async def show_key(gateway: Gateway, key: KeyRecord, _: web.Request) -> dict[str, Any]:
+async def show_key(store: Store, key: KeyRecord, _: web.Request) -> dict[str, Any]:
     """The calling key: what it may do and what it has spent."""
-    async with gateway.store.reading() as connection:
+    async with store.reading() as connection:
         spent = await spending_of(connection, key.key_id)
         free = not (await credits_of(connection, key.tenant_id)).paid
     left_pusd = None if key.budget_pusd is None else max(key.budget_pusd - spent.committed_pusd, 0)
@@ -72,9 +50,9 @@ async def show_key(gateway: Gateway, key: KeyRecord, _: web.Request) -> dict[str
     }
 
 
-async def show_credits(gateway: Gateway, key: KeyRecord, _: web.Request) -> dict[str, Any]:
+async def show_credits(store: Store, key: KeyRecord, _: web.Request) -> dict[str, Any]:
     """The tenant's money: balance = credit − charges, available = balance − held."""
-    async with gateway.store.reading() as connection:
+    async with store.reading() as connection:
         credit = await credits_of(connection, key.tenant_id)
     return {
         "data": {
@@ -88,13 +66,13 @@ async def show_credits(gateway: Gateway, key: KeyRecord, _: web.Request) -> dict
     }
 
 
-async def show_usage(gateway: Gateway, key: KeyRecord, request: web.Request) -> dict[str, Any]:
+async def show_usage(store: Store, timezone: str, key: KeyRecord, request: web.Request) -> dict[str, Any]:
     """A month (of the settings' time zone; this one where none is asked for) of the tenant, and of the calling key."""
-    timezone, by = gateway.settings.billing.timezone, request.query.get("by")
+    by = request.query.get("by")
     if by is not None and by not in GROUPS:
         raise ApiError("invalid_request", f"by must be one of {', '.join(GROUPS)}", param="by")
-    month = read_month(request.query.get("month"), gateway.now().astimezone(ZoneInfo(timezone)))
-    async with gateway.store.reading() as connection:
+    month = read_month(request.query.get("month"), store.instant().astimezone(ZoneInfo(timezone)))
+    async with store.reading() as connection:
         (whole,) = await month_usage(connection, key.tenant_id, month, timezone)
         (own,) = await month_usage(connection, key.tenant_id, month, timezone, key_id=key.key_id)
         rows = await month_usage(connection, key.tenant_id, month, timezone, by=by) if by else ()
@@ -124,72 +102,4 @@ def describe_usage(usage: MonthUsage) -> dict[str, Any]:
         "reasoning_tokens": usage.reasoning_tokens,
         "charge": format_usd(usage.charge_pusd),
         "sandbox_charge": format_usd(usage.sandbox_charge_pusd),
-    }
-
-
-def describe_generation(answer_id: str, done: Generation) -> dict[str, Any]:
-    """OpenRouter's `/generation`, and what the charge is made of. Times are milliseconds."""
-    tokens = done.tokens
-    last = done.attempts[-1] if done.attempts else {}
-    return {
-        "id": answer_id,
-        "request_id": str(done.request_id),
-        "surface": done.surface,
-        "model": done.model,
-        "provider_name": done.endpoint,
-        "region": done.region,
-        "created_at": done.created_at.isoformat(timespec="milliseconds"),
-        "state": done.state,
-        "streamed": last.get("streamed"),
-        "cancelled": done.state == "client_left",
-        "finish_reason": last.get("finish_reason"),
-        "latency": done.ttft_ms,
-        "generation_time": None if done.ttft_ms is None else done.total_ms - done.ttft_ms,
-        "total_time": done.total_ms,
-        "tokens_prompt": tokens.prompt,
-        "tokens_completion": tokens.completion,
-        "native_tokens_prompt": tokens.prompt,
-        "native_tokens_completion": tokens.completion,
-        "native_tokens_cached": tokens.cached,
-        "native_tokens_reasoning": tokens.reasoning,
-        "total_cost": number(done.charge_pusd),
-        "usage": {
-            "prompt_tokens": tokens.prompt,
-            "completion_tokens": tokens.completion,
-            "total_tokens": tokens.prompt + tokens.completion,
-            "prompt_tokens_details": {"cached_tokens": tokens.cached},
-            "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
-            "cost": number(done.charge_pusd),
-            "source": done.usage_source,
-            "flags": list(done.flags),
-        },
-        "attempts": done.attempts,
-        "receipt": describe_receipt(done),
-        "user": done.user,
-        "metadata": done.metadata,
-    }
-
-
-def describe_receipt(done: Generation) -> dict[str, Any]:
-    """The lines add up to the charge, exactly; unit prices are USD per million tokens."""
-    return {
-        "currency": "USD",
-        "hold": format_usd(done.hold_pusd),
-        "lines": [describe_line(line) for line in done.lines],
-        "charge": format_usd(done.charge_pusd),
-        "posted_at": done.posted_at.isoformat(timespec="milliseconds"),
-        "estimated": done.swept and done.corrected_at is None,
-        "corrected_at": None if done.corrected_at is None else done.corrected_at.isoformat(timespec="milliseconds"),
-    }
-
-
-def describe_line(line: ReceiptLine) -> dict[str, Any]:
-    return {
-        "kind": line.kind,
-        "endpoint": line.endpoint,
-        "sandbox": line.sandbox,
-        "price_version": line.price_version,
-        "tokens": line.tokens,
-        "unit_price": None if line.unit_price_pusd is None else format_price(line.unit_price_pusd),
-        "amount": format_usd(line.amount_pusd),
     }

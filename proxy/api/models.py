@@ -1,7 +1,7 @@
 """`GET /v1/models` and below, in OpenRouter's shape. Prices are the calling tenant's, in USD a token."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -11,10 +11,11 @@ from ledger.money import format_usd
 from ledger.prices import Price
 from providers.chat_request import TOOLS
 from proxy.entry.api_errors import ApiError
-from proxy.exchange.gateway import Gateway
+from proxy.routing.catalogue import Catalogue
 from proxy.routing.endpoints import Endpoint
 from proxy.routing.observations import Observation
 from proxy.routing.route import Offer
+from proxy.surfaces.suffixes import suffix_of
 
 RELEASED = 1756166400  # Hermes 4 405B: 2025-08-26 (openrouter.ai/nousresearch/hermes-4-405b)
 NAME = "Nous: Hermes 4 405B"
@@ -37,21 +38,22 @@ SHORT_PROMPT_TOKENS = 1_000
 AVAILABLE, OUT_OF_CAPACITY, RESTING = 0, -1, -2
 
 
-def list_models(gateway: Gateway, key: KeyRecord | None) -> dict[str, Any]:
+def list_models(catalogue: Catalogue, key: KeyRecord | None) -> dict[str, Any]:
     """The model and its aliases; prices are the lowest of the endpoints open to the tenant."""
-    offers = offers_for(gateway, key)
-    names = [gateway.settings.model, *gateway.settings.aliases]
-    return {"object": "list", "data": [describe(name, offers) for name in names]}
+    offers = offers_for(catalogue, key)
+    return {"object": "list", "data": [describe(name, offers) for name in catalogue.names]}
 
 
-async def show_model(gateway: Gateway, key: KeyRecord, request: web.Request) -> dict[str, Any]:
+async def show_model(catalogue: Catalogue, key: KeyRecord, request: web.Request) -> dict[str, Any]:
     """Raises ApiError 404 for a model that is not served."""
-    return describe(served(gateway, request.match_info["id"]), offers_for(gateway, key))
+    return describe(served(catalogue, request.match_info["id"]), offers_for(catalogue, key))
 
 
-async def show_endpoints(gateway: Gateway, key: KeyRecord, request: web.Request) -> dict[str, Any]:
+async def show_endpoints(
+    catalogue: Catalogue, observations: Mapping[str, Observation], key: KeyRecord, request: web.Request
+) -> dict[str, Any]:
     """Where a model is served, as this process sees it. Raises ApiError 404 for one that is not."""
-    name, now_s = served(gateway, request.match_info["id"]), asyncio.get_running_loop().time()
+    name, now_s = served(catalogue, request.match_info["id"]), asyncio.get_running_loop().time()
     return {
         "data": {
             "id": name,
@@ -60,27 +62,27 @@ async def show_endpoints(gateway: Gateway, key: KeyRecord, request: web.Request)
             "description": DESCRIPTION,
             "architecture": ARCHITECTURE,
             "endpoints": [
-                describe_endpoint(one.endpoint, one.sell, gateway.observations[one.endpoint.name], now_s)
-                for one in offers_for(gateway, key)
-                if one.sell is not None
+                describe_endpoint(offer.endpoint, offer.sell, observations[offer.endpoint.name], now_s)
+                for offer in offers_for(catalogue, key)
+                if offer.sell is not None
             ],
         }
     }
 
 
-def served(gateway: Gateway, name: str) -> str:
-    if gateway.suffix_of(name) is None:
+def served(catalogue: Catalogue, name: str) -> str:
+    if suffix_of(name, catalogue.names) is None:
         message = f"the model {name[:100]!r} is not served here; GET /v1/models lists"
         raise ApiError("model_not_found", message, param="model")
     return name
 
 
-def offers_for(gateway: Gateway, key: KeyRecord | None) -> list[Offer]:
+def offers_for(catalogue: Catalogue, key: KeyRecord | None) -> list[Offer]:
     """Priced, and in a jurisdiction of the tenant's."""
     plan, jurisdictions = (key.plan, key.jurisdictions) if key else (None, None)
     return [
         offer
-        for offer in gateway.offers(plan)
+        for offer in catalogue.offers(plan)
         if offer.sell is not None and (jurisdictions is None or offer.endpoint.jurisdiction in jurisdictions)
     ]
 

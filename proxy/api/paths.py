@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from uuid import UUID
@@ -13,13 +14,11 @@ from aiohttp import web
 from ledger.errors import LedgerUnavailable
 from ledger.keys import KeyRecord
 from ledger.request_ids import new_request_id
-from proxy.api.account import show_credits, show_generation, show_key, show_usage
-from proxy.api.count_tokens import count_tokens
-from proxy.api.models import list_models, show_endpoints, show_model
 from proxy.entry.api_errors import ApiError
-from proxy.entry.authentication import authenticate, bearer
-from proxy.exchange.gateway import GATEWAY, Gateway
-from proxy.exchange.relay import relay
+from proxy.entry.authentication import Keyring, bearer
+from proxy.entry.silent_clients import SilentClients
+from proxy.exchange.relay import Relay
+from proxy.exchange.running import Running
 from proxy.surfaces.chat.surface import CHAT
 from proxy.surfaces.completions.surface import COMPLETIONS
 from proxy.surfaces.messages.surface import MESSAGES
@@ -27,7 +26,7 @@ from proxy.surfaces.responses.surface import RESPONSES
 from proxy.surfaces.surface import Surface
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Read = Callable[[Gateway, KeyRecord, web.Request], Awaitable[object]]
+Read = Callable[[KeyRecord, web.Request], Awaitable[object]]
 
 CONCURRENT_READS = 2  # reports must not take every connection to Postgres
 
@@ -36,7 +35,29 @@ CLIENT_CLOSED_REQUEST = 499  # nginx's word for it
 log = logging.getLogger("caduceus.api")
 
 
-def add_routes(app: web.Application) -> None:
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the paths lead to.
+
+    `reads` shows a key something, by path; `models` lists them, also without a key; `count_tokens` measures a prompt.
+    `health` tells what must be so for this process to take traffic.
+    """
+
+    relay: Relay
+    keyring: Keyring
+    reads: Mapping[str, Read]
+    models: Callable[[KeyRecord | None], object]
+    count_tokens: Callable[[web.Request], Awaitable[object]]
+    running: Running
+    silent_clients: SilentClients
+    health: Callable[[], Mapping[str, bool]]
+
+
+API = web.AppKey("api", Api)
+
+
+def add_routes(app: web.Application, api: Api) -> None:
+    app[API] = api
     app.router.add_post("/v1/chat/completions", answering(CHAT))
     app.router.add_post("/v1/completions", answering(COMPLETIONS))
     app.router.add_post("/v1/messages", answering(MESSAGES))
@@ -45,7 +66,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_post("/v1/responses", answering(RESPONSES))
     app.router.add_get("/v1/models", models)
     readers = asyncio.Semaphore(CONCURRENT_READS)
-    for path, read in READS.items():
+    for path, read in api.reads.items():
         app.router.add_get(path, showing(read, readers))
     app.router.add_get("/openapi.json", openapi)
     app.router.add_get("/healthz", healthz)
@@ -53,43 +74,31 @@ def add_routes(app: web.Application) -> None:
     app.router.add_route("*", "/{path:.*}", nothing_here)
 
 
-READS: Mapping[str, Read] = {
-    "/v1/models/{id:.+}/endpoints": show_endpoints,
-    "/v1/models/{id:.+}": show_model,
-    "/v1/generations/{id}": show_generation,
-    "/v1/generation": show_generation,
-    "/v1/key": show_key,
-    "/v1/usage": show_usage,
-    "/v1/credits": show_credits,
-}
-
-
 def answering(surface: Surface) -> Handler:
-    """The handler of one surface: everything a request does is `relay`'s."""
+    """The handler of one surface: everything that a request does is `Relay.answer`'s."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        gateway, request_id = heard(request), new_request_id()
-        return await answer(relay_unless_draining(gateway, surface, request, request_id), request, request_id, surface)
+        api, request_id = heard(request), new_request_id()
+        return await answer(relay_unless_draining(api, surface, request, request_id), request, request_id, surface)
 
     return handle
 
 
 async def relay_unless_draining(
-    gateway: Gateway, surface: Surface, request: web.Request, request_id: UUID
+    api: Api, surface: Surface, request: web.Request, request_id: UUID
 ) -> web.StreamResponse:
-    if gateway.draining:
+    if api.running.draining:
         raise ApiError("draining", "this server is shutting down; try again", None, 1.0)
-    return await relay(gateway, surface, request, request_id)
+    return await api.relay.answer(surface, request, request_id)
 
 
 def showing(read: Read, readers: asyncio.Semaphore) -> Handler:
-    """The handler of a route that shows its caller something: a valid key in, JSON out."""
+    """The handler of a path that shows its caller something: a valid key in, JSON out."""
 
     async def show(request: web.Request) -> web.Response:
-        gateway = heard(request)
-        key = await authenticate(request.headers, gateway.store, gateway.secret_key, gateway.now())
+        key = await heard(request).keyring.authenticate(request.headers)
         async with readers:
-            return json_response(await read(gateway, key, request))
+            return json_response(await read(key, request))
 
     async def handle(request: web.Request) -> web.StreamResponse:
         return await answer(show(request), request, new_request_id())
@@ -119,10 +128,10 @@ async def answer(
 
 async def models(request: web.Request) -> web.StreamResponse:
     async def show() -> web.Response:
-        gateway, key = heard(request), None
+        api, key = heard(request), None
         if bearer(request.headers) is not None:
-            key = await authenticate(request.headers, gateway.store, gateway.secret_key, gateway.now())
-        return json_response(list_models(gateway, key))
+            key = await api.keyring.authenticate(request.headers)
+        return json_response(api.models(key))
 
     return await answer(show(), request, new_request_id())
 
@@ -135,7 +144,7 @@ async def name_for_anthropic(request: web.Request, response: web.StreamResponse)
 
 async def counting(request: web.Request) -> web.StreamResponse:
     async def count() -> web.Response:
-        return json_response(await count_tokens(heard(request), request))
+        return json_response(await heard(request).count_tokens(request))
 
     return await answer(count(), request, new_request_id(), MESSAGES)
 
@@ -158,12 +167,7 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """Able to take traffic: not draining, the ledger reachable, at least one endpoint."""
-    gateway = heard(request)
-    checks = {
-        "accepting": not gateway.draining,
-        "ledger": gateway.store.healthy,
-        "endpoints": bool(gateway.endpoints),
-    }
+    checks = heard(request).health()
     ready = all(checks.values())
     return json_response({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
 
@@ -185,11 +189,11 @@ async def nothing_here(request: web.Request) -> web.Response:
     return error_response(nothing, new_request_id(), request, surface)
 
 
-def heard(request: web.Request) -> Gateway:
-    """The gateway, which knows now that this client has said something."""
-    gateway = request.app[GATEWAY]
-    gateway.silent_clients.heard(request.protocol)
-    return gateway
+def heard(request: web.Request) -> Api:
+    """What the paths lead to; noted is that this client has said something."""
+    api = request.app[API]
+    api.silent_clients.heard(request.protocol)
+    return api
 
 
 def error_response(error: ApiError, request_id: UUID, request: web.Request, surface: Surface = CHAT) -> web.Response:

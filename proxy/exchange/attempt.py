@@ -1,23 +1,22 @@
-"""One try of one endpoint: the sink of its response, and the meter of what it delivered.
+"""One try of one endpoint: the sink of its response.
 
-Called by the connection for every read, so nothing here awaits; the coroutine that owns the attempt is woken when there
-is something for it to do: the first content, the end, a client that does not keep pace.
+The connection calls it for every read, so nothing here awaits. Whoever owns the attempt is called (`attention`) when
+there is something to do: the first content, the end, a client that does not keep pace.
 """
 
 import logging
 import time
-from asyncio import Future, get_running_loop
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from providers.answer import AnswerReader
 from providers.events import Delta, Event, Failure, FailureKind
 from providers.failures import classify
 from providers.seam import Echo, Seam
 from providers.tools.text import CallReader
+from proxy.exchange.meter import AttemptReport, Meter
 from proxy.routing.route import Candidate
-from proxy.upstream.client import Connection
 
 log = logging.getLogger("caduceus.attempt")
 
@@ -35,180 +34,200 @@ class Outlet(Protocol):
         """Send what was written; True when the owner must look after it (open the answer, wait for the client)."""
 
 
+class Line(Protocol):
+    """A connection to an endpoint, as far as an attempt uses it."""
+
+    uses: int
+
+    def abort(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What an attempt is to do.
+
+    `plain`: a whole body is asked for, no stream. `seam`: it continues an answer there. `our_limits`: the finish
+    reasons that end this part and not the answer. `added_prompt`: what its prompt has beyond the request's; `repairs`:
+    it makes good what another attempt got wrong.
+    """
+
+    candidate: Candidate
+    plain: bool
+    seam: Seam | None = None
+    our_limits: frozenset[str] = frozenset()
+    added_prompt: str = ""
+    repairs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A running attempt as its deadlines see it. `silent_s`: since the last event; a comment is no event."""
+
+    started_s: float
+    committed: bool
+    done: bool
+    silent_s: float
+
+
 class Attempt:
-    """Everything there is to know about a try, during it and after."""
+    """One response, its reader and its meter."""
 
     __slots__ = (
+        "_assignment",
+        "_attention",
         "_body_bytes",
+        "_clock",
+        "_connection",
+        "_cut_short",
         "_echo",
+        "_ended_s",
         "_error_body",
         "_events_seen",
+        "_failure",
+        "_first_content_s",
+        "_fresh",
         "_headers",
-        "_loop",
-        "_waiter",
-        "added",
-        "attention",
-        "calls",
-        "candidate",
-        "connection",
-        "cut_short",
+        "_meter",
+        "_outlet",
+        "_progress_s",
+        "_reader",
+        "_shown",
+        "_started_s",
+        "_status",
         "emulation",
-        "ended_s",
-        "failure",
-        "first_content_s",
-        "fresh",
-        "our_limits",
-        "outlet",
-        "pieces",
         "plain",
-        "progress_s",
-        "reader",
-        "reasoning_pieces",
-        "repairs",
-        "said",
-        "seam",
-        "shown",
-        "started_s",
-        "status",
-        "thought",
     )
 
     def __init__(
         self,
-        candidate: Candidate,
+        assignment: Assignment,
         outlet: Outlet,
         *,
-        plain: bool,
-        seam: Seam | None = None,
-        our_limits: frozenset[str] = frozenset(),
-        added: str = "",
-        repairs: bool = False,
+        clock: Callable[[], float],
+        attention: Callable[[], None],
         emulation: CallReader | None = None,
     ) -> None:
-        """`seam`: it continues an answer. `our_limits`: the finish reasons that end this part and not the answer.
-
-        `added` is what its prompt has beyond the request's; `repairs`: it makes good what another attempt got wrong.
-        `emulation`: what makes of the deltas that come those that are written.
-        """
-        self._loop = get_running_loop()
-        self._waiter: Future[None] | None = None
-        self._body_bytes = 0
-        self._error_body = bytearray()
-        self._events_seen = 0
-        self._headers: dict[str, str] = {}
-        self.candidate = candidate
-        self.outlet = outlet
-        self.plain = plain
-        self.connection: Connection | None = None
-        self.fresh = True
-        self.seam = seam
-        self.our_limits = our_limits
-        self.added = added or (seam.prefix if seam is not None else "")
-        self.repairs = repairs
+        """`clock` tells seconds. `emulation` makes of the deltas that come those that are written to `outlet`."""
+        self._assignment = assignment
+        self._outlet = outlet
+        self._clock = clock
+        self._attention = attention
         self.emulation = emulation
-        self.shown = False
-        self.cut_short = False
+        seam = assignment.seam
         self._echo = Echo(seam.echo) if seam is not None and seam.echo else None
-        self.reader: AnswerReader = candidate.endpoint.adapter.reader(plain=plain, seam=seam)
-        self.started_s = self.progress_s = self._loop.time()
-        self.first_content_s: float | None = None
-        self.ended_s: float | None = None
-        self.status: int | None = None
-        self.failure: Failure | None = None
-        self.attention = False
-        # The meter: how many pieces came, and their text for whoever must count tokens or continue the answer.
-        self.pieces = 0
-        self.reasoning_pieces = 0
-        self.thought = bytearray()
-        self.said = bytearray()
-        self.calls = bytearray()
-
-    @property
-    def committed(self) -> bool:
-        return self.first_content_s is not None
-
-    @property
-    def delivered(self) -> bool:
-        """The client has some of the content."""
-        return (self.committed if self.emulation is None else self.shown) and self.outlet.delivers
-
-    @property
-    def text(self) -> bytes:
-        """All that was generated, as far as it was shown."""
-        return bytes(self.thought + self.said + self.calls)
-
-    @property
-    def text_bytes(self) -> int:
-        return len(self.thought) + len(self.said) + len(self.calls)
+        self.plain = assignment.plain
+        self._reader = self._new_reader()
+        self._meter = Meter()
+        self._connection: Line | None = None
+        self._fresh = True
+        self._headers: dict[str, str] = {}
+        self._error_body = bytearray()
+        self._body_bytes = 0
+        self._events_seen = 0
+        self._started_s = self._progress_s = clock()
+        self._first_content_s: float | None = None
+        self._ended_s: float | None = None
+        self._status: int | None = None
+        self._failure: Failure | None = None
+        self._cut_short = False
+        self._shown = False
 
     @property
     def ended(self) -> bool:
-        return self.ended_s is not None
-
-    async def wake(self) -> None:
-        """Wait until there is something to do. One coroutine waits at a time."""
-        if not self.ended and not self.attention:
-            self._waiter = self._loop.create_future()
-            await self._waiter
-        self.attention = False
-
-    def call_attention(self) -> None:
-        self.attention = True
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        return self._ended_s is not None
 
     @property
-    def stale(self) -> bool:
-        """The connection had been used before, and was gone when it was needed: that tells nothing of the endpoint."""
-        return self.failure is not None and self.failure.kind is FailureKind.NO_RESPONSE and not self.fresh
+    def running(self) -> bool:
+        """Whether the endpoint was asked and has not ended."""
+        return self._connection is not None and self._ended_s is None
 
-    def silent_s(self, now_s: float) -> float:
-        """For how long no event has come, as seen from the last time that this was asked. A comment is no event."""
-        if self.reader.events_read != self._events_seen:
-            self._events_seen, self.progress_s = self.reader.events_read, now_s
-        return now_s - self.progress_s
+    def report(self) -> AttemptReport:
+        """The attempt as it stands."""
+        assignment, reader = self._assignment, self._reader
+        committed = self._first_content_s is not None
+        seen = committed if self.emulation is None else self._shown
+        return AttemptReport(
+            candidate=assignment.candidate,
+            started_s=self._started_s,
+            reading=self._meter.read(),
+            first_content_s=self._first_content_s,
+            ended_s=self._ended_s,
+            status=self._status,
+            failure=self._failure,
+            finish_reason=reader.finish_reason,
+            usage=reader.usage,
+            done=reader.done,
+            finished=reader.finished,
+            delivered=seen and self._outlet.delivers,
+            connected=self._connection is not None,
+            fresh=self._fresh,
+            plain=self.plain,
+            streamed=self._outlet.delivers,
+            cut_short=self._cut_short,
+            continues=assignment.seam is not None,
+            inside_call=self.emulation is not None and self.emulation.inside_call,
+            repairs=assignment.repairs,
+            added_prompt=assignment.added_prompt or (assignment.seam.prefix if assignment.seam is not None else ""),
+        )
+
+    def progress(self, now_s: float) -> Progress:
+        """How it stands with the time; events are noticed as of the last time that this was asked."""
+        if self._reader.events_read != self._events_seen:
+            self._events_seen, self._progress_s = self._reader.events_read, now_s
+        return Progress(self._started_s, self._first_content_s is not None, self._reader.done, now_s - self._progress_s)
+
+    # The owner's side
+
+    def begin(self, connection: Line) -> None:
+        """Take a connection; the owner sends the request on it, with this attempt as its sink."""
+        self._connection = connection
+        self._fresh = connection.uses == 0
+
+    def pause(self) -> None:
+        """Read no more for now: the client does not keep pace."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Read on; the time of the pause is no silence of the endpoint."""
+        self._progress_s = self._clock()
+        if self._connection is not None:
+            self._connection.resume()
 
     def end(self, failure: Failure | None) -> None:
-        """The first end is the end. A failure leaves the connection, so that the provider stops."""
+        """End it, unless it has ended. A failure leaves the connection, so that the provider stops."""
         if self.ended:
             return
-        if failure is not None and self.connection is not None:
-            self.connection.abort()
+        if failure is not None and self._connection is not None:
+            self._connection.abort()
         self._conclude(failure)
 
-    def _conclude(self, failure: Failure | None) -> None:
-        """The response is over, or left: the connection is none of our business any more."""
-        self.ended_s = self._loop.time()
-        self.failure = failure
-        if failure is None and not self.cut_short:
-            self.release()
-        self.call_attention()
+    def leave(self) -> None:
+        """End it where it stands, and blame nobody: the client left."""
+        if self.running and self._connection is not None:
+            self._connection.abort()
+        self.end(None)
+
+    def complete(self) -> None:
+        """Take what came for all of the answer, although the server keeps the connection open."""
+        if self.running and self._connection is not None:
+            self._connection.abort()
+        self.completed()
 
     def release(self) -> None:
-        """No more of this answer comes: write what the emulation holds back."""
+        """Write what the emulation holds back: no more of this answer comes."""
         try:
             if self.emulation is not None:
                 self._write(self.emulation.release())
         except Exception:
-            self._blame_us()
-
-    def leave(self) -> None:
-        """End it where it stands, without blame: the client left, or there is nothing more to come."""
-        if self.connection is not None and not self.ended:
-            self.connection.abort()
-        self.end(None)
-
-    def finish(self) -> None:
-        """All was said, though nobody says so: the connection stays open. Take it for the end."""
-        if self.connection is not None and not self.ended:
-            self.connection.abort()
-        self.completed()
+            self._failure = self._blame_us()
 
     # The connection's side
 
     def head(self, status: int, headers: dict[str, str]) -> None:
-        self.status = status
+        self._status = status
         self._headers = headers
         if status != 200:
             return
@@ -218,29 +237,29 @@ class Attempt:
         elif not self.plain and kind.startswith("application/json"):
             # Asked to stream, it answers whole: an error at status 200, or an engine that does not stream.
             self.plain = True
-            self.reader = self.candidate.endpoint.adapter.reader(plain=True, seam=self.seam)
+            self._reader = self._new_reader()
 
     def body(self, chunk: bytes) -> None:
-        if self.status != 200:
+        if self._status != 200:
             self._error_body += chunk
             if len(self._error_body) > ERROR_BODY_BYTES:
                 self.end(self._refusal())
         elif self.plain and self._outgrows(len(chunk)):
-            self.end(Failure(FailureKind.PROTOCOL, f"the answer is larger than {WHOLE_BODY_BYTES} bytes", self.status))
+            self.end(Failure(FailureKind.PROTOCOL, f"the answer is larger than {WHOLE_BODY_BYTES} bytes", self._status))
         else:
-            self._take(self.reader.feed(chunk))
+            self._take(self._reader.feed(chunk))
 
     def read(self) -> None:
-        if self.outlet.flush():
-            self.call_attention()
+        if self._outlet.flush():
+            self._attention()
 
     def completed(self) -> None:
         if self.ended:
             return
-        if self.status != 200:
+        if self._status != 200:
             self._conclude(self._refusal())
             return
-        self._take(self.reader.end())
+        self._take(self._reader.end())
         if not self.ended:
             self._conclude(self._judge(None))
         self.read()
@@ -248,28 +267,41 @@ class Attempt:
     def failed(self, failure: Failure) -> None:
         if self.ended:
             return
-        if self.status == 200 and not self.plain:
-            self._take(self.reader.end())
+        if self._status == 200 and not self.plain:
+            self._take(self._reader.end())
         if not self.ended:
             self.end(self._judge(failure))
         self.read()
+
+    def _new_reader(self) -> AnswerReader:
+        adapter = self._assignment.candidate.endpoint.adapter
+        return adapter.reader(plain=self.plain, seam=self._assignment.seam)
+
+    def _conclude(self, failure: Failure | None) -> None:
+        """The response is over, or left: the connection is none of our business any more."""
+        self._ended_s = self._clock()
+        self._failure = failure
+        if failure is None and not self._cut_short:
+            self.release()
+        self._attention()
 
     def _outgrows(self, more_bytes: int) -> bool:
         self._body_bytes += more_bytes
         return self._body_bytes > WHOLE_BODY_BYTES
 
     def _refusal(self) -> Failure:
-        return classify(self.status or 0, self._headers, bytes(self._error_body), time.time())
+        return classify(self._status or 0, self._headers, bytes(self._error_body), time.time())
 
     def _judge(self, failure: Failure | None) -> Failure | None:
-        """The bytes are over: was it an answer? A finish reason makes it whole, whatever became of the connection."""
-        if self.reader.finished or (self.reader.done and self.committed):
+        """Whether the bytes that came were an answer. A finish reason makes it whole, however the connection ended."""
+        committed = self._first_content_s is not None
+        if self._reader.finished or (self._reader.done and committed):
             return None
         if failure is not None:
             return failure
-        if not self.committed:
-            return Failure(FailureKind.PROTOCOL, "status 200 without an answer", self.status)
-        return Failure(FailureKind.CUT, "the answer ended without a finish reason", self.status)
+        if not committed:
+            return Failure(FailureKind.PROTOCOL, "status 200 without an answer", self._status)
+        return Failure(FailureKind.CUT, "the answer ended without a finish reason", self._status)
 
     def _take(self, events: list[Event]) -> None:
         """Within a callback of the connection, which would swallow what is raised here."""
@@ -281,18 +313,20 @@ class Attempt:
             self.end(self._blame_us())
 
     def _blame_us(self) -> Failure:
-        log.exception("an answer of %s could not be handed on", self.candidate.endpoint.name)
-        self.failure = Failure(FailureKind.OURS, "the answer could not be handed on")
-        return self.failure
+        log.exception("an answer of %s could not be handed on", self._assignment.candidate.endpoint.name)
+        return Failure(FailureKind.OURS, "the answer could not be handed on")
 
     def _hand_on(self, events: list[Event]) -> None:
+        at_seam = bool(self._assignment.our_limits) or self._echo is not None
         for event in events:
             if type(event) is Delta:
-                if self.our_limits or self._echo is not None:
+                if at_seam:
                     event = self._at_the_seam(event)
-                self._meter(event)
+                self._meter.add(event)
+                if self._first_content_s is None and event.has_content:
+                    self._first_content_s = self._clock()
                 if self.emulation is None:
-                    self.outlet.write(event)
+                    self._outlet.write(event)
                 else:
                     self._write(self.emulation.feed(event))
             elif type(event) is Failure:
@@ -300,34 +334,14 @@ class Attempt:
 
     def _write(self, deltas: Sequence[Delta]) -> None:
         for delta in deltas:
-            self.shown = self.shown or delta.has_content
-            self.outlet.write(delta)
+            self._shown = self._shown or delta.has_content
+            self._outlet.write(delta)
 
     def _at_the_seam(self, delta: Delta) -> Delta:
         """Without what was said before the seam; without the end that only our own limit made."""
         if self._echo is not None:
             delta = self._echo.swallow(delta)
-        if delta.finish_reason in self.our_limits and not (self.calls or delta.tool_calls):
-            self.cut_short = True
+        if delta.finish_reason in self._assignment.our_limits and not (self._meter.has_calls or delta.tool_calls):
+            self._cut_short = True
             delta = replace(delta, finish_reason=None, extra=None)
         return delta
-
-    def _meter(self, delta: Delta) -> None:
-        if delta.reasoning:
-            self.pieces += 1
-            self.reasoning_pieces += 1
-            self.thought += delta.reasoning.encode()
-        if delta.content:
-            self.pieces += 1
-            self.said += delta.content.encode()
-        if delta.tool_calls:
-            self.pieces += 1
-            self.calls += written_calls(delta.tool_calls)
-        if self.first_content_s is None and delta.has_content:
-            self.first_content_s = self._loop.time()
-
-
-def written_calls(calls: list[dict[str, Any]]) -> bytes:
-    """What the model wrote of them: names and arguments; ids and keys are the engine's."""
-    functions = [call["function"] for call in calls if isinstance(call.get("function"), dict)]
-    return "".join(f"{one.get('name') or ''}{one.get('arguments') or ''}" for one in functions).encode()

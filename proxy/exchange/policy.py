@@ -1,12 +1,19 @@
-"""What to do when an attempt fails: a table, as a pure function."""
+"""What to do when an attempt fails or takes too long, and what a client is told: tables, as pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from providers.events import Failure, FailureKind
 from proxy.entry.api_errors import ApiError
+from proxy.exchange.attempt import Progress
 from proxy.routing.route import Candidate, Exclusion
+
+DONE_GRACE_S = 0.5  # some servers send the end of the body apart from `[DONE]`
+QUICKEST_TIMEOUT_S = 5.0  # no endpoint, however quick it was, is given less time to its first token
+PATIENCE = 10  # times the first token that is expected of an endpoint
+SLOWEST_TOKEN_S = 0.1  # an answer that comes whole may take so long a token
 
 
 class Action(Enum):
@@ -30,6 +37,38 @@ class Situation:
     current: Candidate
 
 
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """When a running attempt has taken too long. `total_at_s` is an instant, the others are durations."""
+
+    total_at_s: float
+    first_token_timeout_s: float
+    idle_timeout_s: float
+
+
+def overdue(attempt: Progress, deadlines: Deadlines, now_s: float) -> Failure | Literal["complete"] | None:
+    """Why a running attempt must end now; "complete" where it has said all and only its connection stays open."""
+    if now_s > deadlines.total_at_s:
+        return Failure(FailureKind.TIMEOUT, "the total timeout is over")
+    if attempt.done and attempt.silent_s > DONE_GRACE_S:
+        return "complete"
+    if not attempt.committed and now_s - attempt.started_s > deadlines.first_token_timeout_s:
+        return Failure(FailureKind.TIMEOUT, f"no content within {deadlines.first_token_timeout_s:.1f} s")
+    if attempt.committed and attempt.silent_s > deadlines.idle_timeout_s:
+        return Failure(FailureKind.STALLED, f"nothing came for {deadlines.idle_timeout_s:g} s")
+    return None
+
+
+def first_token_timeout_s(allowed_s: float, expected_s: float | None, whole_answer_tokens: int) -> float:
+    """How long to wait for the first token: `allowed_s`, or less where the endpoint is known to be quick.
+
+    `expected_s` is what was measured, None where nothing was. An answer that comes whole has `whole_answer_tokens` to
+    write before its first byte comes; a stream has 0.
+    """
+    patient_s = allowed_s if expected_s is None else min(allowed_s, max(QUICKEST_TIMEOUT_S, PATIENCE * expected_s))
+    return patient_s + whole_answer_tokens * SLOWEST_TOKEN_S
+
+
 # The request itself is at fault: another endpoint would say the same.
 PASSED_THROUGH = frozenset({FailureKind.BAD_REQUEST, FailureKind.CONTENT_FILTER, FailureKind.CONTEXT_LENGTH})
 
@@ -44,8 +83,8 @@ def decide(failure: Failure, situation: Situation) -> Action:
     if not situation.remaining:
         return Action.GIVE_UP
     if failure.kind is FailureKind.CONTEXT_LENGTH:
-        longer = max(one.endpoint.context_tokens for one in situation.remaining)
-        return Action.FAIL_OVER if longer > situation.current.endpoint.context_tokens else Action.GIVE_UP
+        longest_tokens = max(candidate.endpoint.context_tokens for candidate in situation.remaining)
+        return Action.FAIL_OVER if longest_tokens > situation.current.endpoint.context_tokens else Action.GIVE_UP
     if failure.kind in PASSED_THROUGH and not refuses_parameter(failure):
         return Action.GIVE_UP
     return Action.FAIL_OVER
@@ -80,11 +119,11 @@ def refuses_schema(failure: Failure | None) -> bool:
     return any(word in text for word in SCHEMA_WORDS)
 
 
-def verdict(failures: Sequence[tuple[Candidate, Failure]], *, delivered: bool) -> ApiError:
-    """What the client is told when all was tried: the status that says most."""
+def failed_request(failures: Sequence[tuple[Candidate, Failure]], *, delivered: bool) -> ApiError:
+    """What the client is told when every attempt failed: the status that says most."""
     last = failures[-1][1]
     kinds = {failure.kind for _, failure in failures}
-    tried = [{"endpoint": one.endpoint.name, "failure": failure.kind.value} for one, failure in failures]
+    tried = [{"endpoint": where.endpoint.name, "failure": failure.kind.value} for where, failure in failures]
     if last.kind is FailureKind.OURS and last.retry_after_s is not None:
         busy = "this server has no connection to spare; try again"
         return ApiError("no_endpoint_available", busy, None, last.retry_after_s, tried)
@@ -110,14 +149,15 @@ def verdict(failures: Sequence[tuple[Candidate, Failure]], *, delivered: bool) -
 
 
 def no_candidate(exclusions: Sequence[Exclusion], now_s: float) -> ApiError:
-    passing = [one for one in exclusions if one.passing]
+    """Why nothing was tried: 429 where an endpoint is out of capacity for now, 400 where none can ever serve it."""
+    passing = [exclusion for exclusion in exclusions if exclusion.passing]
     if passing:
-        wait_s = max(min(one.until_s for one in passing) - now_s, 1.0)
+        wait_s = max(min(exclusion.until_s for exclusion in passing) - now_s, 1.0)
         return ApiError(
             "upstream_rate_limited", "every endpoint that could serve this is out of capacity", None, wait_s
         )
-    reasons = {"excluded": [{"endpoint": one.endpoint, "reason": one.reason} for one in exclusions]}
-    if exclusions and all(one.code == "no_price" for one in exclusions):
+    reasons = {"excluded": [{"endpoint": left_out.endpoint, "reason": left_out.reason} for left_out in exclusions]}
+    if exclusions and all(left_out.code == "no_price" for left_out in exclusions):
         return ApiError("no_endpoint_available", "no endpoint has a price", details=reasons)
-    why = "; ".join(f"{one.endpoint}: {one.reason}" for one in exclusions) or "none is configured"
+    why = "; ".join(f"{left_out.endpoint}: {left_out.reason}" for left_out in exclusions) or "none is configured"
     return ApiError("no_eligible_endpoint", f"no endpoint can serve this request ({why})", details=reasons)

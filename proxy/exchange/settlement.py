@@ -1,132 +1,202 @@
-"""From what the attempts delivered to what is booked: our own counts, the bill, the row of the ledger.
+"""From what attempts delivered to what is booked and shown: pure functions over their reports.
 
-The provider's count is the basis; ours is taken exactly (with the tokenizer, off the event loop) only where it decides.
+The provider's count of tokens is the basis. Our own is taken exactly, with the tokenizer, only where it decides:
+`quick_count` says when it does not, `count_exactly` takes it. The rule for believing a count is `billing.excessive`'s.
 """
 
-import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from ledger.billing import Bill, Delivery, Ending, Tokens, UsageSource, bill
+from ledger.billing import Bill, Delivery, Ending, Tokens, UsageSource, excessive
 from ledger.money import format_usd
 from providers.chat_request import ChatRequest
 from providers.events import FailureKind, Usage
-from providers.tokenizer import count_request, count_text, is_loaded
-from proxy.exchange.attempt import Attempt
+from providers.tokenizer import count_request, count_text
+from proxy.exchange.meter import AttemptReport
+from proxy.routing.endpoints import Endpoint
 
 # English prose is 4.5 bytes a token with this tokenizer; a claim below this estimate needs no second look.
 BYTES_A_TOKEN = 4.0
-SLACK_TOKENS = 20
-TOOLBOX_TOKENS = 200  # what our own count has at least beside the schemas of tools
+CONVERSATION_TOKENS = 20  # what a template adds at least to a conversation
+MESSAGE_TOKENS = 5  # and to each of its messages
+TOOLS_TOKENS = 200  # what our own count has at least beside the schemas of tools
 FORMAT_TOKENS = 24  # and beside the schema of an answer
-SMALL_TEXT_BYTES = 2_000  # counted on the spot; more is counted in a thread
 
 
-async def settle_bill(attempts: Sequence[Attempt], request: ChatRequest, hold_pusd: int, *, client_left: bool) -> Bill:
-    """What is due for the attempts of one exchange, in order."""
-    deliveries = [await delivery(attempt, request, client_left=client_left) for attempt in attempts]
-    return bill(deliveries, hold_pusd)
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Our own count of an attempt's prompt and of what it delivered."""
+
+    tokens: Tokens
+    exactly: bool
 
 
-async def delivery(attempt: Attempt, request: ChatRequest, *, client_left: bool) -> Delivery:
-    endpoint = attempt.candidate.endpoint
-    claim = attempt.reader.usage
-    ending = how_it_ended(attempt, client_left=client_left)
+def how_it_ended(report: AttemptReport, *, client_left: bool) -> Ending:
+    if report.repairs:
+        return Ending.REPAIR if report.failure is None else Ending.FAILED
+    if report.failure is not None:
+        return Ending.PROVIDER_CUT if report.delivered else Ending.FAILED
+    if not client_left:
+        return Ending.COMPLETE
+    asked = report.connected and report.status in (None, 200)
+    return Ending.CLIENT_LEFT if asked else Ending.FAILED
+
+
+def quick_count(report: AttemptReport, chat: ChatRequest, ending: Ending) -> Counted | None:
+    """Our count where it costs nothing: none of what failed, the provider's own where it is plainly believable.
+
+    None: it must be taken exactly.
+    """
     if ending is Ending.FAILED:
-        counted, exactly = Tokens(0), True
-    else:
-        counted, exactly = await count(attempt, request, claim)
+        return Counted(Tokens(0), exactly=True)
+    usage = report.usage
+    if usage is None or not believable(usage, report, chat):
+        return None
+    reasoning = min(report.reading.reasoning_pieces, usage.completion_tokens)
+    return Counted(Tokens(usage.prompt_tokens, 0, usage.completion_tokens, reasoning), exactly=False)
+
+
+def believable(usage: Usage, report: AttemptReport, chat: ChatRequest) -> bool:
+    """Whether what the provider reported is not above the least that our own count can be expected to say."""
+    shown = report.reading.text_bytes
+    if usage.prompt_tokens <= 0 or usage.completion_tokens < 0 or (usage.completion_tokens == 0 and shown):
+        return False
+    least = least_expected(report, chat)
+    return not (excessive(usage.prompt_tokens, least.prompt) or excessive(usage.completion_tokens, least.completion))
+
+
+def least_expected(report: AttemptReport, chat: ChatRequest) -> Tokens:
+    """An estimate, low on purpose, of what our own count would say. A piece of an answer is a token or more."""
+    prompt = (chat.prompt_bytes + len(report.added_prompt)) / BYTES_A_TOKEN
+    prompt += CONVERSATION_TOKENS + MESSAGE_TOKENS * len(chat.messages)
+    prompt += TOOLS_TOKENS if chat.shown_tools is not None else 0
+    prompt += FORMAT_TOKENS if chat.format is not None else 0
+    completion = max(report.reading.pieces, report.reading.text_bytes / BYTES_A_TOKEN)
+    return Tokens(int(prompt), completion=int(completion))
+
+
+def count_exactly(report: AttemptReport, chat: ChatRequest) -> Counted:
+    """With the tokenizer: a millisecond for some 2,000 bytes."""
+    reading = report.reading
+    completion = count_text(reading.text.decode("utf-8", "replace"))
+    reasoning = round(completion * reading.reasoning_pieces / reading.pieces) if reading.pieces else 0
+    prompt = count_request(chat) + count_text(report.added_prompt)
+    return Counted(Tokens(prompt, 0, completion, reasoning), exactly=True)
+
+
+def delivery(report: AttemptReport, counted: Counted, *, client_left: bool) -> Delivery:
+    """The attempt as `ledger.billing` prices it."""
+    candidate, endpoint = report.candidate, report.candidate.endpoint
     return Delivery(
         endpoint=endpoint.name,
         provider=endpoint.provider,
         sandbox=endpoint.sandbox,
-        sell=attempt.candidate.sell,
-        buy=attempt.candidate.buy,
-        claimed=tokens_of(claim, counted, continued=attempt.seam is not None),
-        claimed_source=claimed_source(attempt, client_left=client_left),
-        counted=counted,
-        counted_exactly=exactly,
-        ending=ending,
+        sell=candidate.sell,
+        buy=candidate.buy,
+        claimed=reported_tokens(report, counted.tokens),
+        claimed_source=reported_source(report, client_left=client_left),
+        counted=counted.tokens,
+        counted_exactly=counted.exactly,
+        ending=how_it_ended(report, client_left=client_left),
         hidden_reasoning=endpoint.hidden_reasoning,
-        cost_unknown=cost_unknown(attempt),
+        cost_unknown=cost_unknown(report),
     )
 
 
-def claimed_source(attempt: Attempt, *, client_left: bool) -> UsageSource:
+def reported_tokens(report: AttemptReport, counted: Tokens) -> Tokens | None:
+    """What the provider reported; where it does not say how much was reasoning, our share of it.
+
+    An engine that goes on from a beginning does not know what of it is a thought, and reports none.
+    """
+    usage = report.usage
+    if usage is None:
+        return None
+    reasoning = usage.reasoning_tokens
+    if reasoning is None or report.continues:
+        reasoning = min(counted.reasoning, max(usage.completion_tokens, 0))
+    return Tokens(usage.prompt_tokens, usage.cached_tokens or 0, usage.completion_tokens, reasoning)
+
+
+def reported_source(report: AttemptReport, *, client_left: bool) -> UsageSource:
     """A count that came with the end is the provider's last word; one from before is as good as it had got."""
-    whole = attempt.failure is None and (attempt.reader.done or not client_left)
+    whole = report.failure is None and (report.done or not client_left)
     return UsageSource.PROVIDER if whole else UsageSource.CONTINUOUS
 
 
-def how_it_ended(attempt: Attempt, *, client_left: bool) -> Ending:
-    if attempt.repairs:
-        return Ending.REPAIR if attempt.failure is None else Ending.FAILED
-    if attempt.failure is not None:
-        return Ending.PROVIDER_CUT if attempt.delivered else Ending.FAILED
-    if not client_left:
-        return Ending.COMPLETE
-    asked = attempt.connection is not None and attempt.status in (None, 200)
-    return Ending.CLIENT_LEFT if asked else Ending.FAILED
-
-
-def cost_unknown(attempt: Attempt) -> bool:
-    """The provider has worked, or may have, and did not say how much."""
-    if attempt.reader.usage is not None or attempt.failure is None:
+def cost_unknown(report: AttemptReport) -> bool:
+    """Whether the provider has worked, or may have, and did not say how much."""
+    if report.usage is not None or report.failure is None:
         return False
-    return attempt.committed or attempt.failure.kind in (FailureKind.TIMEOUT, FailureKind.STALLED, FailureKind.CUT)
+    return report.committed or report.failure.kind in (FailureKind.TIMEOUT, FailureKind.STALLED, FailureKind.CUT)
 
 
-def tokens_of(claim: Usage | None, counted: Tokens, *, continued: bool = False) -> Tokens | None:
-    """The provider's claim; where it does not say how much was reasoning, our share of it.
+def tokens_so_far(report: AttemptReport, chat: ChatRequest, prompt_tokens: int) -> Tokens:
+    """What a checkpoint keeps of a running attempt: the provider's count where it is believable, else pieces.
 
-    An engine that goes on from a beginning does not know what of it is a thought, and says none.
+    `prompt_tokens` is our estimate of the prompt.
     """
-    if claim is None:
-        return None
-    reasoning = claim.reasoning_tokens
-    if reasoning is None or continued:
-        reasoning = min(counted.reasoning, max(claim.completion_tokens, 0))
-    return Tokens(claim.prompt_tokens, claim.cached_tokens or 0, claim.completion_tokens, reasoning)
+    usage = report.usage
+    if usage is None or not believable(usage, report, chat):
+        return Tokens(prompt_tokens, completion=report.reading.pieces)
+    return Tokens(usage.prompt_tokens, completion=usage.completion_tokens)
 
 
-async def count(attempt: Attempt, request: ChatRequest, claim: Usage | None) -> tuple[Tokens, bool]:
-    """Our own count, and whether it is exact. Cheap where the claim is plainly believable."""
-    believed = claim is not None and believable(claim, attempt, request)
-    if believed:
-        assert claim is not None
-        reasoning = min(attempt.reasoning_pieces, claim.completion_tokens)
-        return Tokens(claim.prompt_tokens, 0, claim.completion_tokens, reasoning), False
-    size = attempt.text_bytes + request.prompt_bytes + len(attempt.added)
-    if size <= SMALL_TEXT_BYTES and is_loaded():
-        return count_exactly(attempt, request), True
-    return await asyncio.to_thread(count_exactly, attempt, request), True
+# What is stored and shown
 
 
-def believable(claim: Usage, attempt: Attempt, request: ChatRequest) -> bool:
-    """Within 10 % and 20 tokens of the least that our own count can be expected to say: a piece is a token or more."""
-    if claim.prompt_tokens <= 0 or claim.completion_tokens < 0 or (claim.completion_tokens == 0 and attempt.text_bytes):
-        return False
-    least_completion = max(attempt.pieces, attempt.text_bytes / BYTES_A_TOKEN)
-    least_prompt = request.prompt_bytes / BYTES_A_TOKEN + 20 + 5 * len(request.messages)
-    least_prompt += TOOLBOX_TOKENS if request.shown_tools is not None else 0
-    least_prompt += FORMAT_TOKENS if request.format is not None else 0
-    least_prompt += len(attempt.added) / BYTES_A_TOKEN
-    return (
-        claim.completion_tokens <= least_completion * 1.1 + SLACK_TOKENS
-        and claim.prompt_tokens <= least_prompt * 1.1 + SLACK_TOKENS
-    )
+def state_of(reports: Sequence[AttemptReport], *, client_left: bool, failed: bool) -> str:
+    """The state of the request in the ledger: completed, client_left, cut (some was delivered) or failed."""
+    if client_left:
+        return "client_left"
+    if not failed:
+        return "completed"
+    last = next((report for report in reversed(reports) if not report.repairs), None)
+    return "cut" if last is not None and last.delivered else "failed"
 
 
-def count_exactly(attempt: Attempt, request: ChatRequest) -> Tokens:
-    completion = count_text(attempt.text.decode("utf-8", "replace"))
-    reasoning = round(completion * attempt.reasoning_pieces / attempt.pieces) if attempt.pieces else 0
-    return Tokens(prompt_tokens(request) + count_text(attempt.added), 0, completion, reasoning)
+def delivering_attempt(reports: Sequence[AttemptReport]) -> AttemptReport | None:
+    """The one whose endpoint the request is booked under: the first that delivered, else the last."""
+    last = next((report for report in reversed(reports) if not report.repairs), None)
+    return next((report for report in reports if report.delivered), last)
 
 
-def prompt_tokens(request: ChatRequest) -> int:
-    return count_request(request)
+def attempts_shown(reports: Sequence[AttemptReport]) -> list[dict[str, Any]]:
+    """For the tenant and the ledger: which endpoint, how it ended, how long it took. No upstream message.
+
+    `streamed`: to the client, whichever way it came.
+    """
+    return [
+        {
+            "endpoint": report.candidate.endpoint.name,
+            "status": report.status,
+            "failure": report.failure.kind.value if report.failure else None,
+            "finish_reason": report.finish_reason,
+            "streamed": report.streamed,
+            "first_content_ms": millis(report.started_s, report.first_content_s),
+            "total_ms": millis(report.started_s, report.ended_s),
+            **({"repair": True} if report.repairs else {}),
+        }
+        for report in reports
+    ]
+
+
+def answer_headers(reports: Sequence[AttemptReport], started_s: float, now_s: float) -> dict[str, str]:
+    """Which endpoint answers, after how many attempts, and whose time it took, as of `now_s`."""
+    endpoint: Endpoint = reports[-1].candidate.endpoint
+    upstream_ms = sum(millis(report.started_s, report.first_content_s or report.ended_s) or 0 for report in reports)
+    ours_ms = max((millis(started_s, now_s) or 0) - upstream_ms, 0)
+    headers = {
+        "x-caduceus-endpoint": endpoint.name,
+        "x-caduceus-attempts": str(len(reports)),
+        "server-timing": f"gateway;dur={ours_ms}, upstream;dur={upstream_ms}",
+        "cache-control": "no-store",
+    }
+    if endpoint.region:
+        headers["x-caduceus-region"] = endpoint.region
+    return headers
 
 
 def usage_shown(bill: Bill) -> dict[str, Any]:
@@ -150,27 +220,8 @@ def usage_shown(bill: Bill) -> dict[str, Any]:
 
 
 def number(pusd: int) -> orjson.Fragment:
+    """An amount in USD as a JSON number, to the last digit."""
     return orjson.Fragment(format_usd(pusd).encode())
-
-
-def attempts_shown(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
-    """For the tenant and the ledger: which endpoint, how it ended, how long it took. No upstream message.
-
-    `streamed`: to the client, whichever way it came.
-    """
-    return [
-        {
-            "endpoint": attempt.candidate.endpoint.name,
-            "status": attempt.status,
-            "failure": attempt.failure.kind.value if attempt.failure else None,
-            "finish_reason": attempt.reader.finish_reason,
-            "streamed": attempt.outlet.delivers,
-            "first_content_ms": millis(attempt.started_s, attempt.first_content_s),
-            "total_ms": millis(attempt.started_s, attempt.ended_s),
-            **({"repair": True} if attempt.repairs else {}),
-        }
-        for attempt in attempts
-    ]
 
 
 def millis(start_s: float, end_s: float | None) -> int | None:

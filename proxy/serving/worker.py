@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ledger.journal.store import Store
 from proxy.config import Settings
 from proxy.routing.endpoints import Endpoint, load_endpoints
-from proxy.serving.app import open_gateway, serving
+from proxy.serving.app import open_service, serving
 from proxy.serving.demo import sandbox_endpoints
 
 
@@ -55,8 +55,8 @@ async def serve_forever(worker: Worker, *, ready: Callable[[str], None]) -> None
             ended_with_parent(worker, stop),
             endpoints_of(worker) as endpoints,
             Store.open(worker.database_url, server_name=worker.server_name) as store,
-            open_gateway(worker.settings, store, worker.secret_key, endpoints) as gateway,
-            serving(gateway, reuse_port=worker.number is not None) as address,
+            open_service(worker.settings, store, worker.secret_key, endpoints) as service,
+            serving(service, reuse_port=worker.number is not None) as address,
         ):
             spare_the_collector()
             ready(address)

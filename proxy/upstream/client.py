@@ -5,9 +5,11 @@ is llhttp (`httptools`). Everything that can go wrong reaches the sink as a `Fai
 """
 
 import asyncio
+import errno
 import ssl
 import zlib
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -21,6 +23,16 @@ MAX_IDLE_AN_ORIGIN = 256
 HEADER_BYTES = 65_536
 RACE_S = 0.25  # between the addresses of a name (RFC 8305); a lone address runs no race
 DECOMPRESSED_BYTES = 64 << 20
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+RETRY_AFTER_S = 1.0  # when this machine has no connection to spare
+
+
+class NoConnection(Exception):
+    """No connection to an endpoint is to be had; `failure` says why, and whether that is our fault."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(failure.message)
 
 
 class Sink(Protocol):
@@ -74,6 +86,7 @@ class Connection(asyncio.Protocol):
     """One connection; at most one exchange at a time, then it goes back to its pool."""
 
     __slots__ = (
+        "_clock",
         "_decoder",
         "_head_bytes",
         "_headers",
@@ -88,8 +101,10 @@ class Connection(asyncio.Protocol):
         "uses",
     )
 
-    def __init__(self, pool: list["Connection"]) -> None:
+    def __init__(self, pool: list["Connection"], clock: Callable[[], float]) -> None:
+        """`pool`: where it goes between two exchanges. `clock` tells seconds."""
         self._pool = pool
+        self._clock = clock
         self._sink: Sink | None = None
         self._transport: asyncio.Transport
         self._parser: Any = None
@@ -107,6 +122,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def send(self, request: bytes, sink: Sink) -> None:
+        """Send a whole request; what comes back is told to `sink`."""
         self._sink = sink
         self._headers = {}
         self._decoder = None
@@ -196,7 +212,7 @@ class Connection(asyncio.Protocol):
         reusable = self._parser.should_keep_alive() and not self.lost
         sink.completed()
         if reusable and len(self._pool) < MAX_IDLE_AN_ORIGIN:
-            self.idle_since_s = asyncio.get_running_loop().time()
+            self.idle_since_s = self._clock()
             self._pool.append(self)
         else:
             self._transport.close()
@@ -212,25 +228,41 @@ class Connection(asyncio.Protocol):
 
 
 class UpstreamClient:
-    """Connections to every endpoint. `close` when done."""
+    """Connections to every endpoint, by its name. `close` when done."""
 
-    def __init__(self, connect_timeout_s: float, tls: ssl.SSLContext) -> None:
+    def __init__(self, origins: Mapping[str, Origin], connect_timeout_s: float, tls: ssl.SSLContext) -> None:
+        self._origins = origins
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls
         self._idle: dict[tuple[str, int, bool], list[Connection]] = defaultdict(list)
 
-    async def connect(self, origin: Origin, *, fresh: bool = False) -> Connection:
-        """An idle connection (the youngest), or a new one. Raises OSError or TimeoutError where there is none."""
+    async def connect(self, endpoint: str, *, fresh: bool = False) -> Connection:
+        """An idle connection (the youngest), or a new one; `fresh`: a new one. Raises NoConnection."""
+        origin = self._origins[endpoint]
         pool = self._idle[(origin.host, origin.port, origin.tls)]
-        loop = asyncio.get_running_loop()
+        now_s = asyncio.get_running_loop().time()
         while pool and not fresh:
             connection = pool.pop()
-            if not connection.lost and loop.time() - connection.idle_since_s < IDLE_S:
+            if not connection.lost and now_s - connection.idle_since_s < IDLE_S:
                 return connection
             connection.abort()
+        try:
+            return await self._open(origin, pool)
+        except (OSError, TimeoutError) as error:
+            if error.errno in EXHAUSTED:
+                kind, message = FailureKind.OURS, f"no connection is to be had here: {error}"
+                raise NoConnection(Failure(kind, message, None, RETRY_AFTER_S)) from error
+            raise NoConnection(Failure(FailureKind.CONNECT, f"{type(error).__name__}: {error}")) from error
+
+    def request(self, endpoint: str, path: str, body: bytes, request_id: str) -> bytes:
+        """A POST to an endpoint, ready to be sent on a connection to it. `path` is below its base URL."""
+        return self._origins[endpoint].post(path, body, request_id)
+
+    async def _open(self, origin: Origin, pool: list[Connection]) -> Connection:
+        loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_timeout_s):
             _, connection = await loop.create_connection(
-                lambda: Connection(pool),
+                lambda: Connection(pool, loop.time),
                 origin.host,
                 origin.port,
                 ssl=self._tls if origin.tls else None,

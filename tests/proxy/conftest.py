@@ -1,4 +1,4 @@
-"""The whole proxy in one process: a ledger in Postgres, the gateway, a listening server, sandboxes as its endpoints.
+"""The whole proxy in one process: a ledger in Postgres, the service, a listening server, sandboxes as its endpoints.
 
 A test asks for `open_house`, says which endpoints there are, and talks to them through `house.chat`. When the test is
 over the books of the house must be in order, whatever happened to it.
@@ -27,11 +27,10 @@ from ledger.journal.store import Store
 from ledger.money import parse_usd
 from ledger.reports.audit import audit
 from proxy.config import EndpointSettings, LimitSettings, PriceSettings, ServerSettings, Settings
-from proxy.exchange.gateway import Gateway
 from proxy.routing.endpoints import make_endpoint
 from proxy.routing.observations import Observation, RetryBudget
 from proxy.sandbox.server import Received, Sandbox
-from proxy.serving.app import open_gateway, serving
+from proxy.serving.app import Service, open_service, serving
 
 SECRET_KEY = b"0123456789abcdef"
 MODEL = "NousResearch/Hermes-4-405B"
@@ -117,7 +116,7 @@ class House:
     """A running proxy. `house["first"]` is the sandbox behind the endpoint of that name."""
 
     address: str
-    gateway: Gateway
+    service: Service
     store: Store
     sandboxes: Mapping[str, Sandbox]
     places: Sequence[str]
@@ -207,9 +206,13 @@ class House:
             while True:
                 held = await self.db.fetchval("SELECT count(*) FROM hold")
                 rows = await self.db.fetch("SELECT * FROM request ORDER BY id")
-                if not held and not self.gateway.running and expected in (None, len(rows)):
+                if not held and not self.service.running.exchanges and expected in (None, len(rows)):
                     return rows
                 await asyncio.sleep(0.02)
+
+    def attempts(self) -> Sequence[Any]:
+        """The reports of the attempts of the one request that runs; none where none runs."""
+        return [report for exchange in self.service.running.exchanges for report in exchange.pursuit.reports()]
 
     async def until(self, true: Callable[[], Any]) -> None:
         """Wait for something to be so."""
@@ -224,8 +227,9 @@ class House:
 
     def forget(self) -> None:
         """Nothing was ever observed of any endpoint, and nothing tried again."""
-        self.gateway.budget = RetryBudget()
-        self.gateway.observations.update({name: Observation() for name in self.places})
+        budget, new = self.service.retry_budget, RetryBudget()
+        budget.requests, budget.tokens, budget.at_s = new.requests, new.tokens, new.at_s
+        self.service.observations.update({name: Observation() for name in self.places})
 
 
 class Wire:
@@ -291,12 +295,11 @@ async def running_house(
         stack.push_async_callback(db.close)
         settings = Settings(server=ServerSettings(port=0), limits=LimitSettings(**limits))
         store = await stack.enter_async_context(Store.open(serving_url, server_name="test"))
-        gateway = await stack.enter_async_context(open_gateway(settings, store, SECRET_KEY, endpoints))
-        gateway.roll = FixedDice()
+        service = await stack.enter_async_context(open_service(settings, store, SECRET_KEY, endpoints, FixedDice()))
         server = await stack.enter_async_context(AsyncExitStack())
-        address = await server.enter_async_context(serving(gateway))
+        address = await server.enter_async_context(serving(service))
         client = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        house = House(address, gateway, store, sandboxes, list(places), key, db, database_url, client, server.aclose)
+        house = House(address, service, store, sandboxes, list(places), key, db, database_url, client, server.aclose)
         try:
             yield house
         finally:

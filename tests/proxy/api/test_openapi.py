@@ -73,7 +73,7 @@ async def test_it_is_served_to_everybody(house):
 
 
 async def test_every_route_is_in_it_and_nothing_else(house):
-    app = make_app(house.gateway)
+    app = make_app(house.service)
     routes = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource is not None}
     served = {(method, path) for method, path in routes if method not in ("*", "HEAD")}
     assert served == {(method, path) for path, method, _ in operations()}

@@ -23,7 +23,7 @@ async def test_of_200_requests_at_once_exactly_those_are_served_that_the_credit_
     account = "SELECT available, held, owed FROM account JOIN tenant ON tenant.id = tenant_id WHERE name = 'tight'"
     assert tuple(await house.db.fetchrow(account)) == (0, 37 * hold_pusd, 0)
     await house.until(lambda: len(house.asked("first")) == 1 + 37)
-    house.gateway.budget.requests = float(MANY)
+    house.service.retry_budget.requests = float(MANY)
     for connection in list(house["first"].connections):
         connection.transport.abort()  # they fail over, and are answered
     answers = await asyncio.gather(*waiting)

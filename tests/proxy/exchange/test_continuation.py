@@ -27,7 +27,7 @@ async def test_cut_after_any_event_the_answer_goes_on_elsewhere(open_house, fiel
     uncut = await whole(house, **fields)
     pieces = uncut.usage["completion_tokens"]
     for position in range(1, pieces, 3):
-        house.gateway.budget.requests = 10.0
+        house.service.retry_budget.requests = 10.0
         house["first"].script = Script(fault="cut_mid_stream", after_events=position)
         answer = await house.stream(**fields)
         assert answer.done, position
@@ -36,7 +36,7 @@ async def test_cut_after_any_event_the_answer_goes_on_elsewhere(open_house, fiel
         assert answer.text == uncut.text, position
         assert answer.usage["completion_tokens"] == pieces, position
         assert answer.usage["prompt_tokens"] == uncut.usage["prompt_tokens"], "the prompt is charged once"
-        house.gateway.observations["first"] = type(house.gateway.observations["first"])()
+        house.service.observations["first"] = type(house.service.observations["first"])()
 
 
 @pytest.mark.parametrize("fault", ["hang_mid_stream", "reset_mid_stream", "error_mid_stream", "bad_chunk_framing"])

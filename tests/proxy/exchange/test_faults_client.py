@@ -148,9 +148,9 @@ async def test_a_client_that_reads_slowly_slows_the_endpoint_down(open_house):
         before = player.tokens
         await asyncio.sleep(0.2)
     assert player.tokens < 7_000
-    (exchange,) = house.gateway.running
-    assert exchange.congested_s is not None
-    assert exchange.request.transport.get_write_buffer_size() < 2 << 20
+    (exchange,) = house.service.running.exchanges
+    assert exchange.reply.waits_for_client
+    assert exchange.reply.outlet._request.transport.get_write_buffer_size() < 2 << 20
     received = 0
     while data := await asyncio.wait_for(reader.read(1 << 20), 5):
         received += len(data)
@@ -174,7 +174,7 @@ async def test_a_client_that_stops_reading_is_closed(open_house, first_word):
     assert row["completion_tokens"] < 8_000 or first_word
     (asked,) = house.asked("first")
     assert asked.client_left
-    assert house.gateway.observations["first"].in_flight == 0
+    assert house.service.observations["first"].in_flight == 0
     leave(writer)
 
 
@@ -191,7 +191,7 @@ async def test_a_client_that_does_not_take_the_end_is_closed(open_house, upstrea
     reader, writer = await house.raw(receive_bytes=4_096)
     writer.write(house.request_bytes(house.body(stream=streamed)))
     await reader.read(1)
-    await house.until(lambda: not house.gateway.running)
+    await house.until(lambda: not house.service.running.exchanges)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await asyncio.wait_for(reader.readexactly(1 << 30), 5)
     writer.close()
@@ -214,7 +214,7 @@ async def test_a_client_that_leaves_mid_stream_stops_the_engine(house):
     assert 5 <= row["completion_tokens"] <= asked.tokens
     assert (row["usage_source"], row["flags"]) == ("continuous", [])
     assert row["charge_pusd"] == row["cost_pusd"] == due(row)
-    assert house.gateway.observations["first"].in_flight == 0
+    assert house.service.observations["first"].in_flight == 0
     assert not house.asked("second")
 
 
@@ -255,7 +255,7 @@ async def test_a_client_that_leaves_before_the_first_byte_pays_the_prompt(house,
     assert house.asked("first")[0].client_left
     assert (row["state"], row["prompt_tokens"], row["completion_tokens"]) == ("client_left", HELLO_TOKENS, 0)
     assert row["charge_pusd"] == due(row)
-    assert house.gateway.observations["first"].in_flight == 0
+    assert house.service.observations["first"].in_flight == 0
     assert not house.asked("second")
 
 
@@ -263,9 +263,8 @@ async def test_a_client_that_leaves_a_plain_request_stops_the_engine_too(house):
     house["first"].script = Script(interval_s=0.02, tokens=500)
     _, writer = await house.raw()
     writer.write(house.request_bytes(house.body()))
-    await house.until(lambda: house.gateway.running and next(iter(house.gateway.running)).attempts[-1:])
-    (exchange,) = house.gateway.running
-    await house.until(lambda: exchange.attempts[-1].pieces > 3)
+    await house.until(house.attempts)
+    await house.until(lambda: house.attempts()[-1].reading.pieces > 3)
     leave(writer)
     row = await house.only_request()
     await asyncio.wait_for(house.asked("first")[0].over.wait(), 2)
@@ -282,12 +281,12 @@ async def test_a_client_that_leaves_while_we_connect_pays_nothing(open_house, up
     house = await open_house({"first": {"base_url": base_url}})
     _, writer = await house.raw()
     writer.write(house.request_bytes(house.body(stream=True)))
-    await house.until(lambda: house.gateway.running and next(iter(house.gateway.running)).attempts)
+    await house.until(house.attempts)
     leave(writer)
     row = await house.only_request()
     assert (row["state"], row["charge_pusd"], row["cost_pusd"]) == ("client_left", 0, 0)
     assert not row["upstream_contacted"]
-    assert house.gateway.observations["first"].in_flight == 0
+    assert house.service.observations["first"].in_flight == 0
 
 
 async def test_a_client_that_leaves_while_the_endpoint_refuses_pays_nothing(open_house, upstream):
@@ -303,7 +302,7 @@ async def test_a_client_that_leaves_while_the_endpoint_refuses_pays_nothing(open
     _, writer = await house.raw()
     writer.write(house.request_bytes(house.body(stream=True)))
     await refusing.wait()
-    await house.until(lambda: next(iter(house.gateway.running)).attempts[-1].status)
+    await house.until(lambda: house.attempts()[-1].status)
     leave(writer)
     row = await house.only_request()
     assert (row["state"], row["charge_pusd"], row["cost_pusd"]) == ("client_left", 0, 0)
@@ -315,10 +314,10 @@ async def test_a_client_that_leaves_while_its_money_is_being_held_has_nothing_he
     await house.db.execute("SELECT * FROM account WHERE kind = 'tenant' FOR UPDATE")
     _, writer = await house.raw()
     writer.write(house.request_bytes(house.body(stream=True)))
-    await house.until(lambda: house.gateway.running)
+    await house.until(lambda: house.service.running.exchanges)
     await asyncio.sleep(0.1)
     leave(writer)
-    await house.until(lambda: not house.gateway.running)
+    await house.until(lambda: not house.service.running.exchanges)
     await transaction.rollback()
     assert (await house.chat()).status == 200
     assert len(await house.settled()) == 1
@@ -330,15 +329,15 @@ async def test_a_client_that_leaves_during_its_settlement_is_charged_once(open_h
     serve, gate = gated()
     house = await open_house({"first": {"base_url": await upstream(serve)}})
     _, writer = await stream_begun(house)
-    (exchange,) = house.gateway.running
+    (exchange,) = house.service.running.exchanges
     transaction = house.db.transaction()
     await transaction.start()
     await house.db.execute("LOCK TABLE account IN SHARE MODE")
     gate.set()
-    await house.until(lambda: exchange.settle_sent)
+    await house.until(lambda: not exchange.reservation.open)
     await asyncio.sleep(0.1)
     leave(writer)
-    await house.until(lambda: not house.gateway.running)
+    await house.until(lambda: not house.service.running.exchanges)
     await transaction.rollback()
     row = await house.only_request()
     assert (row["prompt_tokens"], row["completion_tokens"]) == (20, 2)
@@ -350,14 +349,14 @@ async def test_a_client_that_leaves_while_its_tokens_are_counted_is_charged_once
     serve, gate = gated(b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"word " * 1_000), usage=b"")
     house = await open_house({"first": {"base_url": await upstream(serve)}})
     _, writer = await stream_begun(house)
-    (exchange,) = house.gateway.running
+    (exchange,) = house.service.running.exchanges
     free = threading.Event()
     loop = asyncio.get_running_loop()
     busy = [loop.run_in_executor(None, free.wait, 10) for _ in range(40)]
     gate.set()
-    await house.until(lambda: exchange.settle_sent)
+    await house.until(lambda: not exchange.reservation.open)
     leave(writer)
-    await house.until(lambda: not house.gateway.running)
+    await house.until(lambda: not house.service.running.exchanges)
     free.set()
     await asyncio.gather(*busy)
     row = await house.only_request()
@@ -377,13 +376,13 @@ async def test_many_clients_that_leave_at_any_moment(house):
         leave(writer)
 
     await asyncio.gather(*(come_and_go(i * 0.006) for i in range(40)))
-    await house.until(lambda: not house.gateway.running and not house.gateway.tasks)
+    await house.until(lambda: not house.service.running.exchanges and not house.service.running.tasks)
     rows = await house.settled()
     assert 0 < len(rows) <= 40
     assert {row["state"] for row in rows} <= {"client_left", "completed"}
     whole = HELLO_TOKENS * INPUT_PUSD + 10 * OUTPUT_PUSD
     assert all(row["charge_pusd"] == due(row) <= whole for row in rows)
-    assert house.gateway.observations["first"].in_flight == 0
+    assert house.service.observations["first"].in_flight == 0
 
 
 # Nonsense
@@ -628,7 +627,7 @@ async def test_a_server_that_stops_lets_running_answers_end_and_takes_no_new_one
     assert (await read_response(idle_reader))[0] == 200
     reader, writer = await stream_begun(house)
     stopping = asyncio.create_task(house.stop())
-    await house.until(lambda: house.gateway.draining)
+    await house.until(lambda: house.service.running.draining)
     idle.write(house.request_bytes(house.body()))
     status, headers, body = await asyncio.wait_for(read_response(idle_reader), 2)
     assert (status, json.loads(body)["error"]["code"]) == (503, "draining")
@@ -651,7 +650,7 @@ async def test_an_answer_that_outlasts_the_grace_period_is_cut_and_charged_as_fa
     serve, _ = gated() if began else gated(b": wait\n\n")
     house = await open_house({"first": {"base_url": await upstream(serve)}}, drain_s=0.2)
     reader, writer = await stream_begun(house, until=b'"content":"' if began else None)
-    await house.until(lambda: house.gateway.running and next(iter(house.gateway.running)).attempts)
+    await house.until(house.attempts)
     await asyncio.wait_for(house.stop(), 5)
     assert b"[DONE]" not in await reader.read()
     writer.close()
@@ -666,7 +665,7 @@ async def test_what_is_being_drained_when_the_server_stops_is_settled_all_the_sa
     house["first"].script = Script(fault="hang_mid_stream", after_events=5)
     _, writer = await stream_begun(house, until=b"sandbox")
     leave(writer)
-    await house.until(lambda: house.gateway.tasks)
+    await house.until(lambda: house.service.running.tasks)
     # Leaving the house now proves its books.
 
 
@@ -775,7 +774,7 @@ async def test_without_file_descriptors_it_is_a_503_and_nobodys_fault(house, exh
             assert (status, json.loads(body)["error"]["code"]) == (503, "no_endpoint_available")
             assert headers["retry-after"] == "1"
     for name in house.places:
-        seen = house.gateway.observations[name]
+        seen = house.service.observations[name]
         assert (seen.consecutive_failures, seen.in_flight) == (0, 0)
     assert (await house.chat()).status == 200
     rows = await house.settled(3)

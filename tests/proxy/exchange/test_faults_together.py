@@ -97,7 +97,7 @@ async def test_a_bad_day(open_house, seed):
     done = await asyncio.gather(*(act(house, random.Random(dice.random()), i) for i in range(REQUESTS)))
     losing.cancel()
     await asyncio.wait({losing})
-    await house.until(lambda: not house.gateway.running and not house.gateway.tasks)
+    await house.until(lambda: not house.service.running.exchanges and not house.service.running.tasks)
     rows = {str(row["id"]): row for row in await house.settled()}
 
     for words, answer in filter(None, done):
@@ -118,6 +118,6 @@ async def test_a_bad_day(open_house, seed):
     asked = sum(len(house.asked(name)) for name in PLACES)
     assert asked <= 1.2 * (REQUESTS + 1) + 20 + sum(len(json.loads(row["attempts"])) > 3 for row in rows.values())
     for name in PLACES:
-        assert house.gateway.observations[name].in_flight == 0
+        assert house.service.observations[name].in_flight == 0
     house.forget()
     assert (await house.chat()).status == 200

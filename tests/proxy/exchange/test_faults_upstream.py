@@ -111,7 +111,7 @@ async def test_where_no_connection_is_made_another_endpoint_answers(open_house, 
     assert costs(first)[0] == ("first", 0)
     assert (second["state"], second["charge_pusd"], second["cost_pusd"]) == ("failed", 0, 0)
     assert not second["upstream_contacted"]
-    assert house.gateway.observations["first"].in_flight == 0
+    assert house.service.observations["first"].in_flight == 0
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ async def test_a_stale_connection_costs_one_more_try_and_no_blame(open_house):
     rows = await house.settled(8)
     assert [len(attempts(row)) for row in rows] == [1] + [2] * 7
     assert all(row["charge_pusd"] == due(row) for row in rows)
-    observation = house.gateway.observations["first"]
+    observation = house.service.observations["first"]
     assert (observation.rests, observation.consecutive_failures, observation.in_flight) == (0, 0, 0)
 
 
@@ -534,7 +534,7 @@ async def test_a_429_without_a_time_is_tried_again_before_long(open_house):
     answer = await house.chat()
     assert answer.status == 429
     assert int(answer.headers["retry-after"]) >= 1
-    observation = house.gateway.observations["first"]
+    observation = house.service.observations["first"]
     assert 0 < observation.closed_until_s - asyncio.get_running_loop().time() <= 1.0
     observation.closed_until_s = 0.0
     house["first"].script = Script()
@@ -571,7 +571,7 @@ async def test_one_500_is_forgiven(house):
     house["first"].scripts.append(Script(fault="status:500"))
     assert (await house.chat()).body["provider"] == "second"
     assert (await house.chat()).body["provider"] == "first"
-    assert house.gateway.observations["first"].rests == 0
+    assert house.service.observations["first"].rests == 0
 
 
 async def test_an_endpoint_that_is_down_rests_and_is_probed_when_its_time_has_come(house):
@@ -579,7 +579,7 @@ async def test_an_endpoint_that_is_down_rests_and_is_probed_when_its_time_has_co
     for _ in range(8):
         assert (await house.chat()).body["provider"] == "second"
     assert len(house.asked("first")) == 5, "five failures in a row open the breaker"
-    observation = house.gateway.observations["first"]
+    observation = house.service.observations["first"]
     assert 2.5 <= observation.resting_until_s - asyncio.get_running_loop().time() <= 5.0
     observation.resting_until_s = 0.0  # the rest is over
     assert (await house.chat()).body["provider"] == "second"
@@ -596,7 +596,7 @@ async def test_a_flapping_endpoint_rests(house):
     house["first"].script = Script(fault="flap")
     for _ in range(12):
         assert (await house.chat()).status == 200
-    assert house.gateway.observations["first"].rests > 0
+    assert house.service.observations["first"].rests > 0
     assert len(house.asked("first")) < 8
     assert {row["state"] for row in await house.settled(12)} == {"completed"}
 
@@ -635,7 +635,7 @@ async def test_a_request_that_is_at_fault_is_told_so_and_not_tried_elsewhere(hou
                 row = await house.only_request()
                 assert (row["state"], row["charge_pusd"]) == ("failed", 0)
     assert not house.asked("second")
-    assert house.gateway.observations["first"].consecutive_failures == 0
+    assert house.service.observations["first"].consecutive_failures == 0
 
 
 async def test_a_prompt_too_long_for_one_endpoint_goes_to_a_longer_one(open_house):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from providers.events import Delta
 from providers.formats.response_format import JsonFormat
 from providers.formats.schema import Problem
-from proxy.exchange.json_outlet import JsonOutlet, Nowhere
+from proxy.exchange.formats.json_outlet import JsonOutlet, Nowhere
 
 HERMES = '{"name": "Hermes", "wings": 4}'
 TEXTS = st.sampled_from([HERMES, f"Look:\n```json\n{HERMES}\n```\nThere.", "{'a': [1, 2,], }", '{"a": nonsense', "No."])

@@ -7,7 +7,15 @@ import pytest
 from providers.events import Failure, FailureKind
 from providers.events import FailureKind as K
 from proxy.entry.api_errors import CODES
-from proxy.exchange.policy import Action, Situation, decide, no_candidate, refuses_parameter, refuses_schema, verdict
+from proxy.exchange.policy import (
+    Action,
+    Situation,
+    decide,
+    failed_request,
+    no_candidate,
+    refuses_parameter,
+    refuses_schema,
+)
 from proxy.routing.route import Exclusion
 from tests.proxy.routing.routes import candidate
 
@@ -65,7 +73,7 @@ def test_with_nobody_left(kind: K) -> None:
 def test_a_mistake_of_ours_is_not_made_again_elsewhere() -> None:
     for more in ({}, {"delivered": True, "continuable": True}):
         assert decide(failed(K.OURS), situation(**more)) is Action.GIVE_UP
-    assert verdict([(candidate("one"), failed(K.OURS))], delivered=True).code == "internal_error"
+    assert failed_request([(candidate("one"), failed(K.OURS))], delivered=True).code == "internal_error"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in K if kind is not K.OURS])
@@ -141,7 +149,7 @@ def test_a_parameter_refused_here_may_be_taken_elsewhere(message: str, refused: 
 )
 def test_the_verdict(kinds: list[K], status: int, code: str) -> None:
     failures = [(candidate(f"e{i}"), failed(kind, "their own words")) for i, kind in enumerate(kinds)]
-    error = verdict(failures, delivered=False)
+    error = failed_request(failures, delivered=False)
     assert (error.status, error.code) == (status, code)
     assert error.attempts == [{"endpoint": f"e{i}", "failure": kind.value} for i, kind in enumerate(kinds)]
     assert ("their own words" in error.message) == (status == 400)
@@ -149,7 +157,7 @@ def test_the_verdict(kinds: list[K], status: int, code: str) -> None:
 
 @pytest.mark.parametrize("kind", FailureKind)
 def test_the_verdict_in_the_middle_of_an_answer(kind: K) -> None:
-    error = verdict([(HERE, failed(kind, "their own words"))], delivered=True)
+    error = failed_request([(HERE, failed(kind, "their own words"))], delivered=True)
     codes = {K.STALLED: "upstream_timeout", K.TIMEOUT: "upstream_timeout", K.OURS: "internal_error"}
     assert error.code == codes.get(kind, "upstream_failed")
     assert "their own words" not in error.message
@@ -158,8 +166,8 @@ def test_the_verdict_in_the_middle_of_an_answer(kind: K) -> None:
 def test_the_shortest_wait_is_the_one_to_wait() -> None:
     waits = (30.0, 7.5, None)
     failures = [(candidate(f"e{i}"), failed(K.RATE_LIMITED, "", wait)) for i, wait in enumerate(waits)]
-    assert verdict(failures[:2], delivered=False).headers()["retry-after"] == "8"
-    assert verdict(failures, delivered=False).headers()["retry-after"] == "1"
+    assert failed_request(failures[:2], delivered=False).headers()["retry-after"] == "8"
+    assert failed_request(failures, delivered=False).headers()["retry-after"] == "1"
 
 
 # Where there was nothing to try
@@ -199,7 +207,7 @@ def test_each_reason_is_given() -> None:
 
 
 def test_every_code_that_is_given_is_in_the_table() -> None:
-    given = [verdict([(HERE, failed(kind))], delivered=False).code for kind in FailureKind]
+    given = [failed_request([(HERE, failed(kind))], delivered=False).code for kind in FailureKind]
     assert set(given) <= set(CODES)
 
 

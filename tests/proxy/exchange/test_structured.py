@@ -231,7 +231,7 @@ async def test_a_repair_that_fails_changes_nothing(open_house, fault):
 
 async def test_repairs_are_within_the_retry_budget(open_house):
     house = await open_house({"first": NONE})
-    house.gateway.budget.requests = -1_000.0
+    house.service.retry_budget.requests = -1_000.0
     answer = await house.chat(saying(WITHOUT_WINGS), response_format=FORMAT)
     assert answer.text == WITHOUT_WINGS
     assert schema_error(answer)
@@ -394,7 +394,7 @@ async def test_it_falls_over_from_one_way_to_the_other(open_house):
     for answer in await both(house):
         assert answer.headers["x-caduceus-endpoint"] == "other"
         assert set(json.loads(answer.text)) == {"name", "wings"}
-        house.gateway.observations["engine"] = type(house.gateway.observations["engine"])()
+        house.service.observations["engine"] = type(house.service.observations["engine"])()
 
 
 async def test_json_that_breaks_off_goes_on_elsewhere(open_house):
@@ -402,12 +402,12 @@ async def test_json_that_breaks_off_goes_on_elsewhere(open_house):
     house = await open_house({"first": place, "second": place})
     whole = await house.stream("Who?", response_format=FORMAT)
     for position in range(1, whole.usage["completion_tokens"] - 1):
-        house.gateway.budget.requests = 10.0
+        house.service.retry_budget.requests = 10.0
         house["first"].script = Script(fault="cut_mid_stream", after_events=position)
         answer = await house.stream("Who?", response_format=FORMAT)
         assert (answer.done, answer.text) == (True, whole.text), position
         assert schema_error(answer) is None
-        house.gateway.observations["first"] = type(house.gateway.observations["first"])()
+        house.service.observations["first"] = type(house.service.observations["first"])()
 
 
 async def test_a_thought_that_breaks_off_goes_on_elsewhere_before_the_grammar_begins(open_house):
@@ -415,12 +415,12 @@ async def test_a_thought_that_breaks_off_goes_on_elsewhere_before_the_grammar_be
     whole = await house.stream("Who?", response_format=FORMAT, **THINK)
     thought = whole.usage["completion_tokens_details"]["reasoning_tokens"]
     for position in range(1, thought + 1, 4):
-        house.gateway.budget.requests = 10.0
+        house.service.retry_budget.requests = 10.0
         house["first"].script = Script(fault="cut_mid_stream", after_events=position)
         answer = await house.stream("Who?", response_format=FORMAT, **THINK)
         assert (answer.done, answer.joined("reasoning")) == (True, whole.joined("reasoning")), position
         assert answer.text == whole.text
-        house.gateway.observations["first"] = type(house.gateway.observations["first"])()
+        house.service.observations["first"] = type(house.service.observations["first"])()
 
 
 async def test_a_grammar_that_breaks_off_ends_the_answer(open_house):

@@ -289,10 +289,10 @@ async def test_cut_anywhere_the_answer_goes_on_elsewhere_but_not_within_a_call(o
     assert calls(whole) == [("add", {"a": 1})]
     ended = []
     for position in range(1, whole.usage["completion_tokens"]):
-        house.gateway.budget.requests = 10.0
+        house.service.retry_budget.requests = 10.0
         house["first"].script = replace(script, fault="cut_mid_stream", after_events=position)
         answer = await ask(house, stream=True)
-        house.gateway.observations["first"] = type(house.gateway.observations["first"])()
+        house.service.observations["first"] = type(house.service.observations["first"])()
         ended.append(answer.done)
         if answer.done:
             assert (answer.text, calls(answer), answer.finish_reason) == (whole.text, calls(whole), "tool_calls")

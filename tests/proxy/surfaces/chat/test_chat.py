@@ -163,7 +163,7 @@ async def test_cached_tokens_have_a_price_of_their_own(open_house):
 async def test_a_plan_with_a_markup_earns_a_margin(house):
     await house.db.execute("INSERT INTO plan (name, markup_ppm) VALUES ('retail', 250000)")
     key = await house.tenant("retail", "1", who={"plan": "retail"})
-    await house.until(lambda: house.gateway.offers("retail")[0].sell)
+    await house.until(lambda: house.service.catalogue.offers("retail")[0].sell)
     answer = await house.chat(key=key)
     row = await house.only_request()
     assert row["charge_pusd"] * 4 == row["cost_pusd"] * 5
