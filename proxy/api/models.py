@@ -141,7 +141,7 @@ def parameters(endpoint: Endpoint) -> frozenset[str]:
 def status(seen: Observation, now_s: float) -> int:
     if seen.resting(now_s):
         return RESTING
-    return OUT_OF_CAPACITY if seen.closed(now_s) else AVAILABLE
+    return OUT_OF_CAPACITY if seen.saturated(now_s) else AVAILABLE
 
 
 def uptime_percent(seen: Observation, now_s: float) -> float | None:

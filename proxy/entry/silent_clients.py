@@ -31,7 +31,11 @@ class SilentClients:
 
     def _look(self, connections: list[RequestHandler], now_s: float) -> None:
         self._heard.intersection_update(connections)
-        since_s = {one: self._since_s.get(one, now_s) for one in connections if one not in self._heard}
+        since_s = {
+            connection: self._since_s.get(connection, now_s)
+            for connection in connections
+            if connection not in self._heard
+        }
         self._since_s = since_s
         for connection, at_s in since_s.items():
             if now_s - at_s > self._timeout_s and connection.transport is not None:

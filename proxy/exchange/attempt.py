@@ -93,6 +93,7 @@ class Attempt:
         "_outlet",
         "_progress_s",
         "_reader",
+        "_report",
         "_shown",
         "_started_s",
         "_status",
@@ -133,10 +134,16 @@ class Attempt:
         self._failure: Failure | None = None
         self._cut_short = False
         self._shown = False
+        self._report: AttemptReport | None = None
 
     @property
     def ended(self) -> bool:
         return self._ended_s is not None
+
+    @property
+    def committed(self) -> bool:
+        """Whether content has come."""
+        return self._first_content_s is not None
 
     @property
     def running(self) -> bool:
@@ -144,10 +151,17 @@ class Attempt:
         return self._connection is not None and self._ended_s is None
 
     def report(self) -> AttemptReport:
-        """The attempt as it stands."""
+        """The attempt as it stands. Of one that has ended always the same."""
+        if self._report is not None:
+            return self._report
+        report = self._make_report()
+        if self.ended:
+            self._report = report
+        return report
+
+    def _make_report(self) -> AttemptReport:
         assignment, reader = self._assignment, self._reader
-        committed = self._first_content_s is not None
-        seen = committed if self.emulation is None else self._shown
+        seen = self.committed if self.emulation is None else self._shown
         return AttemptReport(
             candidate=assignment.candidate,
             started_s=self._started_s,
@@ -223,6 +237,7 @@ class Attempt:
                 self._write(self.emulation.release())
         except Exception:
             self._failure = self._blame_us()
+        self._report = None
 
     # The connection's side
 
@@ -294,12 +309,11 @@ class Attempt:
 
     def _judge(self, failure: Failure | None) -> Failure | None:
         """Whether the bytes that came were an answer. A finish reason makes it whole, however the connection ended."""
-        committed = self._first_content_s is not None
-        if self._reader.finished or (self._reader.done and committed):
+        if self._reader.finished or (self._reader.done and self.committed):
             return None
         if failure is not None:
             return failure
-        if not committed:
+        if not self.committed:
             return Failure(FailureKind.PROTOCOL, "status 200 without an answer", self._status)
         return Failure(FailureKind.CUT, "the answer ended without a finish reason", self._status)
 

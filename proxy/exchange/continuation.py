@@ -64,7 +64,7 @@ def may_go_on(chat: ChatRequest, parts: Sequence[AttemptReport], candidate: Cand
         return True
     # An engine that reads calls itself may not read them in a continued answer; where they are text, they stay text. An
     # answer that had to begin with a call was begun for the endpoint, which is not among what it said.
-    inside_call = any(part.inside_call for part in parts)
+    inside_call = bool(parts) and parts[-1].inside_call
     must_call = chat.tools is not None and chat.tools.required
     return candidate.means.tools_in_prompt and not inside_call and not must_call
 

@@ -98,7 +98,7 @@ class Bell:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Environment:
     """What every pursuit of a process shares. `dice` jitter how long an endpoint rests; `clock` tells seconds."""
 
     upstream: Upstream
@@ -118,6 +118,7 @@ class Pursuit:
         "_bell",
         "_chat",
         "_continuation",
+        "_environment",
         "_failures",
         "_first_part",
         "_first_token_timeout_s",
@@ -128,7 +129,6 @@ class Pursuit:
         "_request_id",
         "_shaped",
         "_started_s",
-        "_with",
     )
 
     def __init__(
@@ -137,14 +137,14 @@ class Pursuit:
         route: Route,
         prompt: PromptLength,
         reply: Reply,
-        surroundings: Surroundings,
+        environment: Environment,
         *,
         request_id: UUID,
         continuation: bool,
         started_s: float,
     ) -> None:
         """`continuation`: whether an answer may go on at another endpoint."""
-        self._chat, self._prompt, self._reply, self._with = chat, prompt, reply, surroundings
+        self._chat, self._prompt, self._reply, self._environment = chat, prompt, reply, environment
         self._request_id, self._continuation = request_id, continuation
         self._max_tokens = 0
         self._started_s = started_s
@@ -162,12 +162,12 @@ class Pursuit:
         `max_tokens` of output are paid for.
         """
         self._max_tokens = max_tokens
-        self._with.retry_budget.deposit(self._prompt.tokens, self._started_s)
+        self._environment.retry_budget.deposit(self._prompt.tokens, self._started_s)
         step: Try | Stop = Try(self._remaining.pop(0))
         while isinstance(step, Try):
             step = self._after(step, await self._try(step))
         if step.error is None and self._shaped is not None:
-            await check_and_repair(self._shaped, self._chat, self._with.schemas, self._ask_again)
+            await check_and_repair(self._shaped, self._chat, self._environment.schemas, self._ask_again)
         return step.error
 
     def reports(self) -> tuple[AttemptReport, ...]:
@@ -216,10 +216,10 @@ class Pursuit:
         return asked and refuses_schema(failure) and self._may_retry()
 
     def _may_retry(self) -> bool:
-        return self._with.retry_budget.withdraw(self._prompt.tokens)
+        return self._environment.retry_budget.withdraw(self._prompt.tokens)
 
     def _out_of_time(self) -> bool:
-        return self._with.clock() > self._deadlines().total_at_s
+        return self._environment.clock() > self._deadlines().total_at_s
 
     def _begin_again(self) -> None:
         self._first_part = len(self._attempts)
@@ -281,7 +281,8 @@ class Pursuit:
         return better if tried.failure is None and tried.finish_reason == "stop" else None
 
     def _new_attempt(self, assignment: Assignment, outlet: Outlet, emulation: CallReader | None) -> Attempt:
-        attempt = Attempt(assignment, outlet, clock=self._with.clock, attention=self._bell.ring, emulation=emulation)
+        clock = self._environment.clock
+        attempt = Attempt(assignment, outlet, clock=clock, attention=self._bell.ring, emulation=emulation)
         self._attempts.append(attempt)
         return attempt
 
@@ -296,7 +297,7 @@ class Pursuit:
 
     async def _run(self, attempt: Attempt, candidate: Candidate, body: bytes, *, fresh: bool) -> AttemptReport:
         """Ask, follow until the attempt has ended, and note what it tells of the endpoint."""
-        limits, observation = self._with.limits, self._with.observations[candidate.endpoint.name]
+        limits, observation = self._environment.limits, self._environment.observations[candidate.endpoint.name]
         allowed_s = limits.first_token_timeout_s
         allowed_s += limits.first_token_timeout_per_1k_prompt_s * self._prompt.tokens / 1_000
         expected_s = observation.expected_first_token_s(self._prompt.tokens)
@@ -308,18 +309,18 @@ class Pursuit:
             await self._follow(attempt)
         finally:
             report = attempt.report()
-            note(report, observation, self._prompt.tokens, self._with.clock(), self._with.dice.random())
+            note(report, observation, self._prompt.tokens, self._environment.clock(), self._environment.dice.random())
         return report
 
     async def _ask(self, attempt: Attempt, candidate: Candidate, body: bytes, *, fresh: bool) -> None:
         try:
-            connection = await self._with.upstream.connect(candidate.endpoint.name, fresh=fresh)
+            connection = await self._environment.upstream.connect(candidate.endpoint.name, fresh=fresh)
         except NoConnection as error:
             attempt.end(error.failure)
             return
         attempt.begin(connection)
         path = candidate.endpoint.adapter.path(self._chat)
-        request = self._with.upstream.request(candidate.endpoint.name, path, body, str(self._request_id))
+        request = self._environment.upstream.request(candidate.endpoint.name, path, body, str(self._request_id))
         connection.send(request, attempt)
 
     async def _follow(self, attempt: Attempt) -> None:
@@ -335,22 +336,29 @@ class Pursuit:
 
     # The ticker's visit, and an end before its time
 
-    def tick(self, now_s: float) -> AttemptReport | None:
-        """End the running attempt if it has taken too long; its report while it goes on delivering."""
+    def tick(self, now_s: float) -> None:
+        """End the running attempt if it has taken too long; keep the client's connection alive."""
         attempt = self._attempts[-1] if self._attempts else None
         if attempt is None or not attempt.running:  # connecting has a timeout of its own
-            return None
+            return
         found = overdue(attempt.progress(now_s), self._deadlines(), now_s)
         if found == "complete":
             attempt.complete()
         elif found is not None:
             attempt.end(found)
-        elif self._reply.keep_alive(now_s, self._with.limits.keepalive_comment_s):
+        elif self._reply.keep_alive(now_s, self._environment.limits.keepalive_comment_s):
             self._bell.ring()
-        return attempt.report()
+
+    def delivering(self) -> AttemptReport | None:
+        """The attempt that runs and whose content is the answer's, once some has come."""
+        attempt = self._attempts[-1] if self._attempts else None
+        if attempt is None or not (attempt.running and attempt.committed):
+            return None
+        report = attempt.report()
+        return None if report.repairs else report
 
     def _deadlines(self) -> Deadlines:
-        limits = self._with.limits
+        limits = self._environment.limits
         return Deadlines(self._started_s + limits.total_timeout_s, self._first_token_timeout_s, limits.idle_timeout_s)
 
     def give_up(self) -> None:
@@ -366,7 +374,7 @@ class Pursuit:
         if not attempt.report().candidate.endpoint.adapter.dialect.cancel_stops_billing:
             attempt.resume()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._with.limits.drain_upstream_s):
+                async with asyncio.timeout(self._environment.limits.drain_upstream_s):
                     while not attempt.ended:
                         await self._bell.heard()
         attempt.leave()

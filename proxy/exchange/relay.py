@@ -20,7 +20,7 @@ from proxy.entry.body import read_body
 from proxy.exchange.formats.schemas import check_format
 from proxy.exchange.meter import AttemptReport
 from proxy.exchange.planning import Planner, PromptLength
-from proxy.exchange.pursuit import Pursuit, Surroundings
+from proxy.exchange.pursuit import Environment, Pursuit
 from proxy.exchange.reply.idempotency import Recording, claim_of, find_answer, replay, seal
 from proxy.exchange.reply.outlets import ClientOutlet, PlainOutlet, StreamOutlet
 from proxy.exchange.reply.reply import Reply
@@ -44,7 +44,7 @@ class Relay:
     catalogue: Catalogue
     planner: Planner
     store: Store
-    surroundings: Surroundings
+    environment: Environment
     running: Running
     limits: LimitSettings
     secret_key: bytes
@@ -59,7 +59,7 @@ class Relay:
         with self.admission.admit(key, asked.chat.prompt_bytes // 4, now_s) as allowed:
             if claim is not None and (kept := await find_answer(self.store, claim, self.secret_key)):
                 return await replay(request, kept, self.limits.slow_client_timeout_s)
-            await check_format(self.surroundings.schemas, asked, surface)
+            await check_format(self.environment.schemas, asked, surface)
             route, prompt = await self.planner.plan(key, asked)
             order = Order(request_id, key, surface.name, self.catalogue.model, asked.chat, claim)
             headers = allowed.headers() if allowed else {}
@@ -88,7 +88,7 @@ class Relay:
         prompt: PromptLength,
         headers: dict[str, str],
     ) -> "Exchange":
-        clock = self.surroundings.clock
+        clock = self.environment.clock
         if asked.ignored:
             headers["x-caduceus-ignored"] = ", ".join(asked.ignored)
         explained = route if request.headers.get("x-caduceus-explain") == "1" else None
@@ -108,7 +108,7 @@ class Relay:
             route,
             prompt,
             reply,
-            self.surroundings,
+            self.environment,
             request_id=order.request_id,
             continuation=order.key.continuation,
             started_s=started_s,
@@ -135,7 +135,7 @@ class Relay:
         return StreamOutlet(
             request,
             surface.stream(identity),
-            clock=self.surroundings.clock,
+            clock=self.environment.clock,
             show_usage=chat.include_usage or key.stream_usage == "always",
             recording=None if order.claim is None else Recording(self.limits.idempotent_answer_bytes),
         )
@@ -221,10 +221,8 @@ class Exchange:
         if self.reply.waits_for_client:
             self.reply.tick(now_s, self._limits.slow_client_timeout_s)
             return
-        report = self.pursuit.tick(now_s)
-        if report is None or not report.committed or report.repairs:
-            return
-        if now_s - self._checkpointed_s >= CHECKPOINT_S:
+        self.pursuit.tick(now_s)
+        if now_s - self._checkpointed_s >= CHECKPOINT_S and (report := self.pursuit.delivering()) is not None:
             self._checkpointed_s = now_s
             self.reservation.checkpoint(report)
 

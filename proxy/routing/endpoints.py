@@ -46,13 +46,16 @@ def load_endpoints(settings: Settings, environ: Mapping[str, str] | None = None)
     """Only those of the settings' jurisdictions; of the others not even the key is read. Raises ConfigurationError."""
     environ = os.environ if environ is None else environ
     listed = map(from_profile, PROFILES) if settings.endpoints is None else iter(settings.endpoints)
-    kept = [one for one in listed if settings.jurisdictions is None or one.jurisdiction in settings.jurisdictions]
+    allowed = settings.jurisdictions
+    kept = [given for given in listed if allowed is None or given.jurisdiction in allowed]
     if settings.endpoints is None:
-        kept = [one for one in kept if one.api_key_env and environ.get(one.api_key_env)]
-    problems = [problem for one in kept if one.api_key_env and (problem := check_key(one, one.api_key_env, environ))]
+        kept = [given for given in kept if given.api_key_env and environ.get(given.api_key_env)]
+    problems = [
+        problem for given in kept if given.api_key_env and (problem := check_key(given, given.api_key_env, environ))
+    ]
     if problems:
         raise ConfigurationError(problems)
-    return tuple(make_endpoint(one, environ) for one in kept)
+    return tuple(make_endpoint(given, environ) for given in kept)
 
 
 def check_key(settings: EndpointSettings, variable: str, environ: Mapping[str, str]) -> tuple[str, str] | None:

@@ -76,7 +76,7 @@ class Outcomes:
 
 @dataclass(slots=True)
 class Observation:
-    """One endpoint as this process saw it. Closed by a 429 is capacity; resting by the breaker is ill health."""
+    """One endpoint as this process saw it. Saturated (a 429) is capacity; resting (the breaker) is ill health."""
 
     first_token_s: dict[int, PeakAverage] = field(default_factory=dict)
     token_s: PeakAverage = field(default_factory=PeakAverage)
@@ -84,7 +84,7 @@ class Observation:
     consecutive_failures: int = 0
     in_flight: int = 0
     concurrency_cap: float | None = None
-    closed_until_s: float = 0.0
+    saturated_until_s: float = 0.0
     rate_limits: int = 0
     resting_until_s: float = 0.0
     rests: int = 0
@@ -99,10 +99,10 @@ class Observation:
     def failure_rate(self, now_s: float) -> float:
         return self.outcomes.failure_rate(now_s)
 
-    def closed(self, now_s: float) -> bool:
+    def saturated(self, now_s: float) -> bool:
         """Out of capacity: its own word (429), or the concurrency that it was learnt to bear."""
         full = self.concurrency_cap is not None and self.in_flight >= self.concurrency_cap
-        return now_s < self.closed_until_s or full
+        return now_s < self.saturated_until_s or full
 
     def resting(self, now_s: float) -> bool:
         """The breaker is open, or half open with its one probe under way."""
@@ -132,7 +132,7 @@ class Observation:
     def fail(self, failure: Failure, now_s: float, roll: float) -> None:
         """`roll` in [0, 1) jitters the rest: half of it is sure, half is luck."""
         if failure.kind is FailureKind.RATE_LIMITED:
-            self._close(failure, now_s, roll)
+            self._saturate(failure, now_s, roll)
         elif failure.kind in SICK:
             self._ail(now_s, roll)
         else:
@@ -167,16 +167,16 @@ class Observation:
         self.resting_until_s = now_s + length * (0.5 + roll / 2)
         self.rests = min(self.rests + 1, 10)
 
-    def _close(self, failure: Failure, now_s: float, roll: float) -> None:
+    def _saturate(self, failure: Failure, now_s: float, roll: float) -> None:
         """Of a storm of refusals the first halves the concurrency and backs off; the others were under way already."""
-        if now_s >= self.closed_until_s:
+        if now_s >= self.saturated_until_s:
             shortest, longest = RATE_LIMIT_REST_S
             backoff_s = min(shortest * 2**self.rate_limits, longest) * (0.5 + roll / 2)
-            self.closed_until_s = now_s + (failure.retry_after_s or backoff_s)
+            self.saturated_until_s = now_s + (failure.retry_after_s or backoff_s)
             self.rate_limits = min(self.rate_limits + 1, 10)
             self.concurrency_cap = max(self.in_flight / 2, 1.0)
         elif failure.retry_after_s:
-            self.closed_until_s = max(self.closed_until_s, now_s + failure.retry_after_s)
+            self.saturated_until_s = max(self.saturated_until_s, now_s + failure.retry_after_s)
         self.leave()
 
 

@@ -83,8 +83,10 @@ class Route:
     def explain(self) -> dict[str, Any]:
         """For the tenant: names and reasons, no costs and no scores."""
         return {
-            "candidates": [{"endpoint": one.endpoint.name, "reason": one.reason} for one in self.candidates],
-            "excluded": [{"endpoint": one.endpoint, "reason": one.reason} for one in self.exclusions],
+            "candidates": [
+                {"endpoint": candidate.endpoint.name, "reason": candidate.reason} for candidate in self.candidates
+            ],
+            "excluded": [{"endpoint": left_out.endpoint, "reason": left_out.reason} for left_out in self.exclusions],
         }
 
 
@@ -151,8 +153,8 @@ def exclude(  # noqa: PLR0912 (a table of rules, one a line)
         return no("capability", f"it does not support {', '.join(sorted(lacking))}")
     if policy.prompt_tokens + min(request.max_tokens or 1, endpoint.max_output_tokens) > endpoint.context_tokens:
         return no("context", f"its context is {endpoint.context_tokens} tokens")
-    if seen.closed(now_s):
-        return Exclusion(endpoint.name, "rate_limited", "it is out of capacity for now", True, seen.closed_until_s)
+    if seen.saturated(now_s):
+        return Exclusion(endpoint.name, "rate_limited", "it is out of capacity for now", True, seen.saturated_until_s)
     return None
 
 
@@ -192,38 +194,42 @@ def order(
     if len(candidates) < 2:
         return candidates
     awake, resting = [], []
-    for one in sorted(candidates, key=lambda one: (round(one.score), one.means.emulated, one.score)):
-        if observations[one.endpoint.name].resting(now_s):
-            resting.append(replace(one, reason="resting after failures"))
+    for candidate in sorted(candidates, key=lambda each: (round(each.score), each.means.emulated, each.score)):
+        if observations[candidate.endpoint.name].resting(now_s):
+            resting.append(replace(candidate, reason="resting after failures"))
         else:
-            awake.append(one)
+            awake.append(candidate)
     if wishes.sort is None:
         awake = lead_with(pick(awake, policy.rolls), awake)
     awake = long_enough(spread(awake), wanted_tokens)
     if wishes.order:
         awake = by_name(awake, wishes.order)
-    return awake + sorted(resting, key=lambda one: observations[one.endpoint.name].resting_until_s)
+    return awake + sorted(resting, key=lambda each: observations[each.endpoint.name].resting_until_s)
 
 
 def long_enough(ranked: list[Candidate], wanted_tokens: int) -> list[Candidate]:
     """Those that can write so much as they stood; behind them those that cannot."""
-    short = [one for one in ranked if one.endpoint.max_output_tokens < wanted_tokens]
-    return [one for one in ranked if one not in short] + [
-        replace(one, reason=f"writes at most {one.endpoint.max_output_tokens} tokens; {one.reason}") for one in short
-    ]
+    long, short = [], []
+    for candidate in ranked:
+        limit_tokens = candidate.endpoint.max_output_tokens
+        if limit_tokens >= wanted_tokens:
+            long.append(candidate)
+        else:
+            short.append(replace(candidate, reason=f"writes at most {limit_tokens} tokens; {candidate.reason}"))
+    return long + short
 
 
 def by_name(ranked: list[Candidate], names: tuple[str, ...]) -> list[Candidate]:
     """Those that `names` speaks of first, in its order; the others after them, as they stood."""
     first: list[tuple[int, Candidate]] = []
     others = []
-    for one in ranked:
-        place = rank(one.endpoint, names)
+    for candidate in ranked:
+        place = rank(candidate.endpoint, names)
         if place is None:
-            others.append(one)
+            others.append(candidate)
         else:
-            first.append((place, replace(one, reason=f"named by provider.order; {one.reason}")))
-    return [one for _, one in sorted(first, key=lambda pair: pair[0])] + others
+            first.append((place, replace(candidate, reason=f"named by provider.order; {candidate.reason}")))
+    return [candidate for _, candidate in sorted(first, key=lambda pair: pair[0])] + others
 
 
 def pick(ranked: list[Candidate], rolls: tuple[float, float]) -> Candidate | None:
@@ -233,19 +239,20 @@ def pick(ranked: list[Candidate], rolls: tuple[float, float]) -> Candidate | Non
     explore, roll = rolls
     if explore < EXPLORATION:
         return ranked[int(roll * len(ranked))]
-    near = [one for one in ranked if one.score <= ranked[0].score * NEAR]
-    near = [one for one in near if not one.means.emulated] or near
-    weights = [(one.score + 1.0) ** -2 for one in near]
-    rest = roll * sum(weights)
-    for one, weight in zip(near, weights, strict=True):
-        rest -= weight
-        if rest < 0:
-            return one
+    near = [candidate for candidate in ranked if candidate.score <= ranked[0].score * NEAR]
+    near = [candidate for candidate in near if not candidate.means.emulated] or near
+    weights = [(candidate.score + 1.0) ** -2 for candidate in near]
+    left = roll * sum(weights)
+    for candidate, weight in zip(near, weights, strict=True):
+        left -= weight
+        if left < 0:
+            return candidate
     return near[-1]
 
 
 def lead_with(first: Candidate | None, ranked: list[Candidate]) -> list[Candidate]:
-    return ranked if first is None else [first, *(one for one in ranked if one is not first)]
+    """`first` before the others of `ranked`, which stay as they stand."""
+    return ranked if first is None else [first, *(candidate for candidate in ranked if candidate is not first)]
 
 
 def spread(ranked: list[Candidate]) -> list[Candidate]:
@@ -253,8 +260,8 @@ def spread(ranked: list[Candidate]) -> list[Candidate]:
     if len(ranked) < 3:
         return ranked
     domain = ranked[0].endpoint.failure_domain
-    other = next((one for one in ranked[1:] if one.endpoint.failure_domain != domain), None)
-    return ranked if other is None else [ranked[0], *lead_with(other, ranked[1:])]
+    elsewhere = next((candidate for candidate in ranked[1:] if candidate.endpoint.failure_domain != domain), None)
+    return ranked if elsewhere is None else [ranked[0], *lead_with(elsewhere, ranked[1:])]
 
 
 def named(endpoint: Endpoint, names: frozenset[str]) -> bool:
@@ -262,7 +269,8 @@ def named(endpoint: Endpoint, names: frozenset[str]) -> bool:
 
 
 def rank(endpoint: Endpoint, names: tuple[str, ...]) -> int | None:
-    return next((i for i, name in enumerate(names) if name in (endpoint.name, endpoint.provider)), None)
+    """The place in `names` of the first that is the endpoint's or its provider's."""
+    return next((place for place, name in enumerate(names) if name in (endpoint.name, endpoint.provider)), None)
 
 
 def in_regions(endpoint: Endpoint, regions: frozenset[str]) -> bool:

@@ -24,7 +24,7 @@ from proxy.entry.authentication import Keyring
 from proxy.entry.silent_clients import SilentClients
 from proxy.exchange.formats.schemas import Schemas
 from proxy.exchange.planning import Planner
-from proxy.exchange.pursuit import Surroundings
+from proxy.exchange.pursuit import Environment
 from proxy.exchange.relay import Relay
 from proxy.exchange.running import Running
 from proxy.routing.catalogue import Catalogue
@@ -93,9 +93,9 @@ def make_service(
     observations = {endpoint.name: Observation() for endpoint in endpoints}
     retry_budget, running, admission = RetryBudget(), Running(), Admission()
     keyring, silent_clients = Keyring(store, secret_key), SilentClients(limits.header_timeout_s)
-    surroundings = Surroundings(upstream, observations, retry_budget, schemas, limits, clock, dice)
+    environment = Environment(upstream, observations, retry_budget, schemas, limits, clock, dice)
     planner = Planner(catalogue, observations, limits.default_output_tokens, clock=clock, dice=dice)
-    relay = Relay(keyring, admission, catalogue, planner, store, surroundings, running, limits, secret_key)
+    relay = Relay(keyring, admission, catalogue, planner, store, environment, running, limits, secret_key)
 
     def health() -> dict[str, bool]:
         return {"accepting": not running.draining, "ledger": store.healthy, "endpoints": bool(endpoints)}

@@ -535,8 +535,8 @@ async def test_a_429_without_a_time_is_tried_again_before_long(open_house):
     assert answer.status == 429
     assert int(answer.headers["retry-after"]) >= 1
     observation = house.service.observations["first"]
-    assert 0 < observation.closed_until_s - asyncio.get_running_loop().time() <= 1.0
-    observation.closed_until_s = 0.0
+    assert 0 < observation.saturated_until_s - asyncio.get_running_loop().time() <= 1.0
+    observation.saturated_until_s = 0.0
     house["first"].script = Script()
     assert (await house.chat()).status == 200
     assert observation.rate_limits == 0

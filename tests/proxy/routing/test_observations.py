@@ -1,4 +1,4 @@
-"""What was measured of an endpoint, and when it rests, is closed or is tried again; clock and dice are given."""
+"""What was measured of an endpoint, and when it rests, is saturated or is tried again; clock and dice are given."""
 
 from typing import Any
 
@@ -228,8 +228,8 @@ def test_a_probe_that_tells_nothing_leaves_the_next_one_to_probe() -> None:
 def test_a_429_closes_it_for_as_long_as_it_says() -> None:
     seen = Observation()
     attempt(seen, 10.0, full_for(7.0))
-    assert seen.closed_until_s == 17.0
-    assert (seen.closed(16.9), seen.closed(17.0)) == (True, False)
+    assert seen.saturated_until_s == 17.0
+    assert (seen.saturated(16.9), seen.saturated(17.0)) == (True, False)
     assert not seen.resting(11.0)
     assert seen.failure_rate(11.0) == 0.0
 
@@ -239,19 +239,19 @@ def test_without_a_word_it_backs_off_with_jitter(failure: Failure) -> None:
     for roll, length in ((LUCKY, 0.5), (UNLUCKY, 1.0)):
         seen = Observation()
         attempt(seen, 10.0, failure, roll)
-        assert seen.closed_until_s == pytest.approx(10.0 + length, abs=1e-3)
+        assert seen.saturated_until_s == pytest.approx(10.0 + length, abs=1e-3)
 
 
 def test_it_backs_off_longer_each_time_up_to_a_minute_and_a_success_forgets() -> None:
     seen, now_s, lengths = Observation(), 0.0, []
     for _ in range(8):
         attempt(seen, now_s, FULL)
-        lengths.append(round(seen.closed_until_s - now_s))
-        now_s = seen.closed_until_s + 1.0
+        lengths.append(round(seen.saturated_until_s - now_s))
+        now_s = seen.saturated_until_s + 1.0
     assert lengths == [1, 2, 4, 8, 16, 32, 60, 60]
     attempt(seen, now_s)
     attempt(seen, now_s, FULL)
-    assert seen.closed_until_s == pytest.approx(now_s + 1.0, abs=1e-3)
+    assert seen.saturated_until_s == pytest.approx(now_s + 1.0, abs=1e-3)
 
 
 def test_a_storm_of_refusals_is_one_and_the_longest_wait_holds() -> None:
@@ -261,7 +261,7 @@ def test_a_storm_of_refusals_is_one_and_the_longest_wait_holds() -> None:
     waits: list[float | None] = [None, 3.0, 9.0, 2.0, None]
     for wait_s in waits:
         seen.fail(full_for(wait_s) if wait_s else FULL, 10.0, UNLUCKY)
-    assert (seen.closed_until_s, seen.rate_limits, seen.concurrency_cap) == (19.0, 1, 10.0)
+    assert (seen.saturated_until_s, seen.rate_limits, seen.concurrency_cap) == (19.0, 1, 10.0)
     assert seen.in_flight == 15
 
 
@@ -271,12 +271,12 @@ def test_the_cap_halves_at_a_refusal_and_grows_by_one_a_round() -> None:
         seen.begin()
     seen.fail(full_for(1.0), 0.0, LUCKY)
     assert seen.concurrency_cap == 4.0
-    assert seen.closed(5.0)  # seven are still under way
+    assert seen.saturated(5.0)  # seven are still under way
     for _ in range(4):
         seen.leave()
-    assert not seen.closed(5.0)
+    assert not seen.saturated(5.0)
     seen.begin()
-    assert seen.closed(5.0)
+    assert seen.saturated(5.0)
     for _ in range(4):
         seen.succeed(6.0, None)
     assert seen.concurrency_cap == pytest.approx(4.92, abs=0.01)
@@ -287,14 +287,14 @@ def test_the_cap_is_never_below_one() -> None:
     for now_s in (0.0, 100.0, 200.0):
         attempt(seen, now_s, FULL)
     assert seen.concurrency_cap == 1.0
-    assert not seen.closed(1_000.0)
+    assert not seen.saturated(1_000.0)
 
 
 def test_an_endpoint_that_never_refused_has_no_cap() -> None:
     seen = Observation()
     for _ in range(10_000):
         seen.begin()
-    assert not seen.closed(0.0)
+    assert not seen.saturated(0.0)
 
 
 def test_leaving_more_often_than_coming_breaks_nothing() -> None:

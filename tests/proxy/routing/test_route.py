@@ -36,9 +36,9 @@ def names(planned: Route) -> list[str]:
     return [one.endpoint.name for one in planned.candidates]
 
 
-def closed_until(at_s: float) -> Observation:
+def saturated_until(at_s: float) -> Observation:
     seen = Observation()
-    seen.closed_until_s = at_s
+    seen.saturated_until_s = at_s
     return seen
 
 
@@ -143,8 +143,8 @@ FILTERS: list[tuple[str, dict[str, Any], str | None]] = [
     ("just fits", {"asked": {"max_tokens": 1_072}, "policy": {"prompt_tokens": 130_000}}, None),
     ("does not fit", {"asked": {"max_tokens": 1_073}, "policy": {"prompt_tokens": 130_000}}, "context"),
     ("a prompt that leaves no room", {"policy": {"prompt_tokens": 131_072}}, "context"),
-    ("closed by a 429", {"seen": closed_until(NOW_S + 1)}, "rate_limited"),
-    ("open again", {"seen": closed_until(NOW_S)}, None),
+    ("saturated by a 429", {"seen": saturated_until(NOW_S + 1)}, "rate_limited"),
+    ("open again", {"seen": saturated_until(NOW_S)}, None),
     ("resting is no exclusion", {"seen": resting_until(NOW_S + 300)}, None),
 ]  # fmt: skip
 
@@ -176,7 +176,7 @@ def test_the_first_filter_that_fails_is_the_reason() -> None:
         "require_parameters": True,
         "settings": {"provider": "nebius"},
         "asked": {"max_tokens": 9_000, "min_tokens": 3, **TOOLS, **GRAMMAR},
-        "seen": closed_until(NOW_S + 5),
+        "seen": saturated_until(NOW_S + 5),
     }
     steps: list[tuple[str, dict[str, Any]]] = [
         ("no_price", {"price": CHEAP}),
@@ -234,7 +234,7 @@ def test_a_reason_is_in_the_tenants_terms(case: dict[str, Any], reason: str) -> 
 
 
 def test_a_passing_exclusion_says_until_when() -> None:
-    found = exclusion(seen=closed_until(NOW_S + 7))
+    found = exclusion(seen=saturated_until(NOW_S + 7))
     assert found == Exclusion("one", "rate_limited", "it is out of capacity for now", True, NOW_S + 7)
 
 
