@@ -70,9 +70,8 @@ class PriceBook:
         markup_ppm, own = (0, ()) if plan is None else self._plans.get(plan, (None, ()))
         since, until, price = holding(own, now)
         if price is None and markup_ppm is not None:
-            since_there, until_there, base = holding(self._endpoints.get(endpoint, ()), now)
+            since, until_there, base = holding(self._endpoints.get(endpoint, ()), now)
             price = None if base is None else marked_up(base, markup_ppm)
-            since = max((t for t in (since, since_there) if t is not None), default=None)
             until = min((t for t in (until, until_there) if t is not None), default=None)
         return since, until, price
 
