@@ -1,4 +1,4 @@
-.PHONY: help setup run test lint test-vllm test-clients fuzz bench lock
+.PHONY: help setup run test lint test-vllm test-clients fuzz mutate bench lock
 
 # The first interpreter that is one of ours and can make an environment; `make PYTHON=…` chooses another.
 SUITABLE = import sys, ssl, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
@@ -39,6 +39,9 @@ test-clients: setup ## the real clients, from PyPI and npm, at sandboxes and at 
 fuzz: setup ## a fuzzer asks for all that the API's document describes
 	@$(PYTHON) tests/fuzz/environment.py
 	@FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -m fuzz tests/fuzz $(ARGS)
+
+mutate: setup ## break the rules of money and routing one by one; some test must notice (ARGS: files)
+	@$(BIN)/python -m tests.mutate $(ARGS)
 
 bench: setup ## what a request and an event cost, beside nginx (which it needs)
 	@$(BIN)/python -m bench $(ARGS)

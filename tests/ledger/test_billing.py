@@ -271,3 +271,54 @@ def test_a_larger_hold_never_lowers_a_charge_and_changes_no_tokens(
     assert small.charge_pusd <= large.charge_pusd
     assert small.charge_pusd + small.overrun_pusd == large.charge_pusd + large.overrun_pusd
     assert (small.tokens, small.costs) == (large.tokens, large.costs)
+
+
+# Rules at their edges
+
+
+@pytest.mark.parametrize(
+    ("ours", "most"),
+    [
+        (0, 20),
+        (100, 120),
+        (199, 219),
+        (200, 220),  # here 20 tokens are 10 %
+        (201, 221),
+        (1_000, 1_100),
+        (1_005, 1_105),  # 10 % are 100.5
+        (100_000, 110_000),
+    ],
+)
+def test_20_tokens_or_10_percent_above_our_count_are_believed_and_no_token_more(ours: int, most: int) -> None:
+    for theirs, flags in ((most, ()), (most + 1, ("usage_disputed",))):
+        assert billed(attempt(Tokens(theirs, completion=5), Tokens(ours, completion=5))).flags == flags
+        assert billed(attempt(Tokens(5, completion=theirs), Tokens(5, completion=ours))).flags == flags
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "flags"),
+    [
+        (Tokens(1, completion=1), Tokens(1, completion=20), ()),  # little is not nothing
+        (Tokens(100, cached=100, completion=20), Tokens(100, completion=20), ()),  # all of the prompt was cached
+        (Tokens(10**8 - 1, completion=20), Tokens(100, completion=20), ("usage_disputed",)),  # much, but a number
+        (Tokens(10**8, completion=20), Tokens(100, completion=20), ("usage_implausible",)),
+        (Tokens(100, completion=10**8 - 1), Tokens(100, completion=20), ("usage_disputed",)),
+        (Tokens(100, completion=10**8), Tokens(100, completion=20), ("usage_implausible",)),
+        (Tokens(100, completion=20, reasoning=10**8 - 1), Tokens(100, completion=20), ()),
+        (Tokens(100, completion=20, reasoning=10**8), Tokens(100, completion=20), ("usage_implausible",)),
+    ],
+)
+def test_a_count_is_implausible_from_a_hundred_million_tokens_and_not_for_being_small(
+    theirs: Tokens, ours: Tokens, flags: tuple[str, ...]
+) -> None:
+    assert billed(attempt(theirs, ours)).flags == flags
+
+
+def test_one_token_before_the_cut_is_an_answer() -> None:
+    due = billed(attempt(Tokens(100, completion=1), ending=Ending.PROVIDER_CUT))
+    assert due.charge_pusd == 100 * 1_000 + 1 * 3_000
+
+
+def test_where_the_provider_takes_nothing_a_dispute_is_about_nothing() -> None:
+    due = billed(attempt(Tokens(100, completion=500), Tokens(100, completion=20), buy=Price(3, 0, 0, 0)))
+    assert (due.flags, due.disputed_pusd) == (("usage_disputed",), 0)

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,3 +68,12 @@ def test_what_was_looked_up_before_changes_no_answer(starts: list[int], own: lis
             fresh = PriceBook(endpoints, plans)
             now = NOON + hour * HOUR
             assert used.tenant_price(plan, "nebius", now) == fresh.tenant_price(plan, "nebius", now)
+
+
+@pytest.mark.parametrize(("plan", "input_pusd"), [(None, 1_000_000), ("no markup", 1_000_000), ("least", 1_000_001)])
+def test_a_markup_is_in_millionths_and_without_a_plan_there_is_none(plan: str | None, input_pusd: int) -> None:
+    plans = [Plan("no markup", markup_ppm=0), Plan("least", markup_ppm=1)]
+    book = PriceBook({"nebius": [version(1, 0, input_pusd=1_000_000)]}, plans)
+    price = book.tenant_price(plan, "nebius", NOON)
+    assert price is not None
+    assert price.input_pusd == input_pusd

@@ -224,3 +224,21 @@ def test_every_code_that_is_given_is_in_the_table() -> None:
 )
 def test_a_refusal_that_speaks_of_the_schema(failure: Failure | None, refused: bool) -> None:
     assert refuses_schema(failure) is refused
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        (K.OURS, 503, "no_endpoint_available"),  # no connection of our own was to be had
+        (K.RATE_LIMITED, 429, "upstream_rate_limited"),
+        (K.UNAVAILABLE, 502, "upstream_failed"),
+    ],
+)
+def test_who_is_out_of_capacity_for_a_while_is_told_apart(kind: K, status: int, code: str) -> None:
+    error = verdict([(HERE, failed(kind, retry_after_s=3.0))], delivered=False)
+    assert (error.status, error.code) == (status, code)
+
+
+@pytest.mark.parametrize("word", ["grammar", "schema", "response_format", "structured"])
+def test_any_word_for_a_schema_will_do(word: str) -> None:
+    assert refuses_schema(failed(K.BAD_REQUEST, f"{word.upper()} not available"))

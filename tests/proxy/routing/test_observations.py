@@ -351,3 +351,77 @@ def test_a_refused_retry_takes_nothing() -> None:
     spent = budget(requests=5.0, tokens=10.0)
     assert not spent.withdraw(11)
     assert (spent.requests, spent.tokens) == (5.0, 10.0)
+
+
+# Rules at their edges
+
+WHAT_A_FAILURE_TELLS = {
+    FailureKind.CONNECT: "ill health",
+    FailureKind.NO_RESPONSE: "ill health",
+    FailureKind.TIMEOUT: "ill health",
+    FailureKind.STALLED: "ill health",
+    FailureKind.CUT: "ill health",
+    FailureKind.PROTOCOL: "ill health",
+    FailureKind.UNAVAILABLE: "ill health",
+    FailureKind.SERVER_ERROR: "ill health",
+    FailureKind.UNAUTHORIZED: "ill health",  # nobody's requests get through there
+    FailureKind.NOT_FOUND: "ill health",
+    FailureKind.RATE_LIMITED: "no capacity",
+    FailureKind.CONTEXT_LENGTH: "nothing",
+    FailureKind.CONTENT_FILTER: "nothing",
+    FailureKind.BAD_REQUEST: "nothing",
+    FailureKind.OURS: "nothing",
+}
+
+
+@pytest.mark.parametrize("kind", FailureKind)
+def test_what_a_failure_tells_about_the_endpoint(kind: FailureKind) -> None:
+    seen = Observation()
+    for _ in range(5):
+        attempt(seen, 0.0, Failure(kind, ""))
+    tells = "ill health" if seen.resting(0.0) else "no capacity" if seen.rate_limits else "nothing"
+    assert tells == WHAT_A_FAILURE_TELLS[kind]
+
+
+def test_the_window_of_30_seconds_moves_with_a_clock_that_began_long_ago() -> None:
+    seen = Observation()
+    attempt(seen, 90_000.0, SICKNESS)
+    attempt(seen, 90_010.0)
+    assert [seen.failure_rate(now_s) for now_s in (90_010.0, 90_030.0, 90_030.1)] == [0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "opens"),
+    [
+        ("....x", False),  # exactly 0.8 succeeded
+        ("...xx", True),
+        ("........xx", False),
+        (".......xxx", True),
+        ("...x", False),  # fewer, but of too few
+    ],
+)
+def test_it_opens_when_fewer_than_8_of_10_succeeded_not_when_8_did(outcomes: str, opens: bool) -> None:
+    seen = Observation()
+    for outcome in outcomes:
+        attempt(seen, 0.0, SICKNESS if outcome == "x" else None)
+    assert seen.resting(0.0) == opens
+
+
+def test_at_its_last_instant_the_rest_is_over_and_a_failure_begins_the_next() -> None:
+    seen = broken()
+    end_s = seen.resting_until_s
+    assert not seen.resting(end_s)
+    attempt(seen, end_s, SICKNESS)
+    assert seen.resting_until_s == pytest.approx(end_s + 10.0, abs=1e-3)
+
+
+def test_a_cap_of_one_is_two_after_one_success() -> None:
+    seen = Observation()
+    attempt(seen, 0.0, FULL)
+    attempt(seen, 100.0)
+    assert seen.concurrency_cap == 2.0
+
+
+@pytest.mark.parametrize(("prompt_tokens", "granted"), [(100, True), (101, False)])
+def test_the_last_tokens_of_the_budget_may_be_spent(prompt_tokens: int, granted: bool) -> None:
+    assert budget(tokens=100.0).withdraw(prompt_tokens) is granted

@@ -1,6 +1,7 @@
 """Where a request may go and in what order: the filters one by one and in their order, then the score."""
 
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -11,9 +12,9 @@ from providers.chat_request import ChatRequest
 from providers.events import Failure, FailureKind
 from proxy.routing.observations import Observation
 from proxy.routing.preferences import NO_PREFERENCES, Preferences
-from proxy.routing.route import Exclusion, Offer, Policy, Route, plan_route
+from proxy.routing.route import Exclusion, Offer, Policy, Route, pick, plan_route
 
-from .routes import CHEAP, DEAR, observed, offer, quick, request
+from .routes import CHEAP, DEAR, candidate, observed, offer, quick, request
 
 MIDDLE = (0.5, 0.0)  # dice: no exploration, the first of the near-equals
 NOW_S = 100.0
@@ -446,3 +447,77 @@ def test_who_writes_less_than_is_wanted_comes_after_who_does_not() -> None:
     planned = route(offers, request(max_tokens=20_000))
     assert names(planned) == ["long", "short"]
     assert planned.candidates[1].reason.startswith("writes at most 4096 tokens")
+
+
+# Rules at their edges
+
+
+@pytest.mark.parametrize(
+    ("sort", "first_token_pusd", "last_token_pusd"),
+    [
+        (None, 50e6, 20e6),
+        ("price", 1e-3, 1e-3),  # so little that it only breaks ties
+        ("latency", 1e12, 0.0),  # a dollar a second
+        ("throughput", 0.0, 1e12),
+    ],
+)
+def test_what_a_second_of_waiting_is_worth(sort: str | None, first_token_pusd: float, last_token_pusd: float) -> None:
+    """To the first token, and from there to the last one, of an endpoint that costs nothing."""
+    free = Price(1, 0, 0, 0)
+    assert score(free, quick(first_token_s=1.0, token_s=0.0), sort) == pytest.approx(first_token_pusd)
+    assert score(free, quick(0.0, token_s=0.02), sort, expected_output_tokens=50) == pytest.approx(last_token_pusd)
+
+
+def test_unless_more_is_known_an_answer_of_400_tokens_to_no_prompt_is_expected() -> None:
+    assert score(sort="price") == pytest.approx(400 * 3e6)
+
+
+def test_without_max_tokens_one_token_must_fit_and_no_endpoint_writes_too_few() -> None:
+    assert exclusion(policy={"prompt_tokens": 131_071}) is None
+    offers = [offer("laconic", max_output_tokens=1), offer("dear", DEAR)]
+    assert names(route(offers)) == ["laconic", "dear"]
+
+
+@pytest.mark.parametrize(("sell", "buy"), [(CHEAP, None), (None, CHEAP), (None, None)])
+def test_an_endpoint_needs_both_prices(sell: Price | None, buy: Price | None) -> None:
+    (excluded,) = route([replace(offer("one"), sell=sell, buy=buy)]).exclusions
+    assert excluded.code == "no_price"
+
+
+def picked(scores: dict[str, float], roll: float) -> str:
+    """Which of the endpoints with these scores goes first."""
+    first = pick([replace(candidate(name), score=value) for name, value in scores.items()], (0.5, roll))
+    assert first is not None
+    return first.endpoint.name
+
+
+@pytest.mark.parametrize(("second", "first"), [(23.0, "b"), (23.001, "a")])
+def test_near_is_up_to_15_percent_above_the_best(second: float, first: str) -> None:
+    assert picked({"a": 20.0, "b": second}, roll=0.999) == first
+
+
+@pytest.mark.parametrize(("roll", "first"), [(0.0, "a"), (0.499, "a"), (0.5, "b"), (0.999, "b")])
+@pytest.mark.parametrize("score", [0.0, 1.0, 1e9])
+def test_two_with_the_same_score_share_the_dice_evenly(score: float, roll: float, first: str) -> None:
+    assert picked({"a": score, "b": score}, roll) == first
+
+
+def test_what_rounding_leaves_of_the_highest_roll_falls_to_the_last() -> None:
+    """Of these scores floating point takes the weights from the roll and ends at zero exactly."""
+    assert picked({"a": 20.0, "b": 20.0, "c": 21.0, "d": 23.0, "e": 23.0}, roll=1 - 2**-53) == "e"
+
+
+@pytest.mark.parametrize(
+    ("supports", "asked", "reason"),
+    [
+        (["tools"], TOOLS, "not measured yet"),
+        (["response_format"], JSON, "not measured yet"),
+        (["response_format"], TOOLS, "not measured yet; tools in its prompt"),
+        (["tools"], JSON, "not measured yet; schema in its prompt"),
+        ([], TOOLS | JSON, "not measured yet; tools and schema in its prompt"),
+        ([], {}, "not measured yet"),
+    ],
+)
+def test_a_reason_says_what_is_put_into_the_prompt(supports: list[str], asked: dict[str, Any], reason: str) -> None:
+    (only,) = route([offer("one", supports=supports)], request(**asked)).candidates
+    assert only.reason == reason
