@@ -235,7 +235,7 @@ def test_a_refusal_that_speaks_of_the_schema(failure: Failure | None, refused: b
     ],
 )
 def test_who_is_out_of_capacity_for_a_while_is_told_apart(kind: K, status: int, code: str) -> None:
-    error = verdict([(HERE, failed(kind, retry_after_s=3.0))], delivered=False)
+    error = failed_request([(HERE, failed(kind, retry_after_s=3.0))], delivered=False)
     assert (error.status, error.code) == (status, code)
 
 
