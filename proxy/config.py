@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from ledger.money import parse_price, parse_usd
+from ledger.money import parse_price
 from providers.profiles import CAPABILITIES, DIALECTS
 from proxy.errors import ConfigurationError
 
@@ -29,12 +29,6 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
-def usd(text: str) -> str:
-    if parse_usd(text) < 0:
-        raise ValueError("must be zero or more")
-    return text
-
-
 def postgres_url(url: str) -> str:
     """The message does not repeat it: there may be a password in it."""
     if not re.match(r"postgres(ql)?://", url):
@@ -42,7 +36,6 @@ def postgres_url(url: str) -> str:
     return url
 
 
-Usd = Annotated[str, AfterValidator(usd)]
 PostgresUrl = Annotated[str, AfterValidator(postgres_url)]
 
 
@@ -79,11 +72,6 @@ class LimitSettings(Section):
 class DatabaseSettings(Section):
     url: PostgresUrl | None = None
     migrate_url: PostgresUrl | None = None
-
-
-class SpoolSettings(Section):
-    durable: bool = True
-    outage_allowance_usd: Usd = "1.00"
 
 
 class SellerSettings(Section):
@@ -195,7 +183,6 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     database: DatabaseSettings = DatabaseSettings()
-    spool: SpoolSettings = SpoolSettings()
     billing: BillingSettings = BillingSettings()
     endpoints: tuple[EndpointSettings, ...] | None = None
 
@@ -211,10 +198,6 @@ class Settings(BaseSettings):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two endpoints are called {', '.join(twice)}")
         return value
-
-    @property
-    def outage_allowance_pusd(self) -> int:
-        return parse_usd(self.spool.outage_allowance_usd)
 
     @classmethod
     def settings_customise_sources(
@@ -288,7 +271,7 @@ def overlay(values: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[st
     return origin
 
 
-TABLES = {"server", "limits", "database", "spool", "billing", "endpoints", "seller"}
+TABLES = {"server", "limits", "database", "billing", "endpoints", "seller"}
 LISTS = {"aliases", "jurisdictions", "trusted_proxies", "cors_origins"}
 
 

@@ -47,7 +47,6 @@ def test_nothing_said_is_what_the_contract_says(file: Path) -> None:
     assert (settings.server.host, settings.server.port, settings.server.admin_port) == ("127.0.0.1", 8080, 8081)
     assert settings.limits.body_bytes == 4_194_304
     assert (settings.limits.idle_timeout_s, settings.limits.total_timeout_s) == (20, 1_800)
-    assert (settings.spool.durable, settings.outage_allowance_pusd) == (True, 10**12)
     assert settings.data_dir == Path("~/.local/share/caduceus").expanduser()
 
 
@@ -112,8 +111,6 @@ def write(file: Path) -> Path:
         ("SERVER_CORS_ORIGINS", "https://a.example,https://b.example", "server.cors_origins", None),
         ("SERVER", '{"port": 7}', "server.port", 7),
         ("LIMITS_IDLE_TIMEOUT_S", "2.5", "limits.idle_timeout_s", 2.5),
-        ("SPOOL_DURABLE", "false", "spool.durable", False),
-        ("SPOOL_OUTAGE_ALLOWANCE_USD", "0", "spool.outage_allowance_usd", "0"),
         ("DATABASE_URL", "postgresql://u:p@h/d", "database.url", "postgresql://u:p@h/d"),
         ("BILLING_SELLER", '{"name": "A", "address": ["b"]}', "billing.seller.name", "A"),
         ("BILLING_TIMEZONE", "UTC", "billing.timezone", "UTC"),
@@ -183,7 +180,6 @@ NO_SETTING = "is no setting of Caduceus"
 EMPTY = "is empty; give it a value, or unset it"
 NO_ZONE = 'is no time zone; one such as "Europe/Berlin"'
 NO_URL = "must be a URL that begins with postgresql://"
-FINE = "'0.0000000000001' is finer than a pico-dollar; give at most 12 decimals"
 NO_PORT = "Input should be a valid integer, unable to parse string as an integer (it is 'eighty')"
 TOO_SMALL = "Input should be greater than or equal to 1024 (it is 1)"
 
@@ -211,8 +207,7 @@ WRONG: list[tuple[str, dict[str, str], dict[str, str]]] = [
     ("billing.timezone = '../etc'", {}, {"billing.timezone": f"'../etc' {NO_ZONE}"}),
     ("billing.seller = {}", {}, {"billing.seller.name": "is missing"}),
     ("database.url = 'mysql://u:secret@h/d'", {}, {"database.url": NO_URL}),
-    ("spool.outage_allowance_usd = '-1'", {}, {"spool.outage_allowance_usd": "must be zero or more"}),
-    ("spool.outage_allowance_usd = '0.0000000000001'", {}, {"spool.outage_allowance_usd": FINE}),
+    ("spool.durable = true", {}, {"spool": NO_SETTING}),
     ("", {"SERVER_PORT": "eighty"}, {"CADUCEUS_SERVER_PORT": NO_PORT}),
     ("", {"LIMITS": '{"body_bytes": 1}'}, {"CADUCEUS_LIMITS limits.body_bytes": TOO_SMALL}),
     (
