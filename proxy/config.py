@@ -1,7 +1,8 @@
-"""The settings: `caduceus.toml`, overlaid by `CADUCEUS_*` variables, checked as a whole before anything starts.
+"""The settings: from `caduceus.toml` and from `CADUCEUS_*` variables, checked as a whole before anything starts.
 
 `load_settings` returns frozen `Settings` or raises `ConfigurationError` naming file (or variable), key and reason for
-every problem at once. Secrets are no settings: `proxy.secrets` reads them.
+every problem at once. pydantic-settings reads both sources; what it cannot do is ours, and the docstrings below say
+what that is. Secrets are no settings: `proxy.secrets` reads them.
 """
 
 import json
@@ -16,21 +17,33 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from ledger.money import parse_price
 from providers.profiles import CAPABILITIES, DIALECTS
 from proxy.errors import ConfigurationError
 
 PREFIX = "CADUCEUS_"
-NOT_SETTINGS = {"CADUCEUS_CONFIG", "CADUCEUS_SECRET_KEY", "CADUCEUS_ADMIN_TOKEN"}
+NOT_SETTINGS = re.compile("CADUCEUS_(CONFIG|SECRET_KEY|ADMIN_TOKEN|TEST_.*)")
+UNKNOWN = "is no setting of Caduceus"
+REASONS = {"extra_forbidden": UNKNOWN, "missing": "is missing", "model_type": "must be a table"}
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
+Setting = tuple[str, ...]  # its path: ("server", "port")
+Words = Annotated[tuple[str, ...], NoDecode]  # a variable may give them with commas instead of as JSON
 
 
 def postgres_url(url: str) -> str:
-    """The message does not repeat it: there may be a password in it."""
+    """Raise ValueError without repeating the URL, which may hold a password."""
     if not re.match(r"postgres(ql)?://", url):
         raise ValueError("must be a URL that begins with postgresql://")
     return url
@@ -48,8 +61,8 @@ class ServerSettings(Section):
     port: Port = 8080
     admin_port: Port = 8081
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    trusted_proxies: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
+    trusted_proxies: Words = ()
+    cors_origins: Words = ()
 
 
 class LimitSettings(Section):
@@ -170,15 +183,18 @@ class EndpointSettings(Section):
 class Settings(BaseSettings):
     """Everything an operator can set, frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)  # type: ignore[assignment]
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        case_sensitive=True,
+        env_prefix=PREFIX.lower(),
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+    )
 
     model: str = "NousResearch/Hermes-4-405B"
-    aliases: tuple[str, ...] = (
-        "nousresearch/hermes-4-405b",
-        "hermes-4-405b",
-        "Hermes-4-405B",
-    )
-    jurisdictions: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    aliases: Words = ("nousresearch/hermes-4-405b", "hermes-4-405b", "Hermes-4-405B")
+    jurisdictions: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, NoDecode] = None
     data_dir: Path = Path("~/.local/share/caduceus")
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
@@ -204,11 +220,48 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        *_others: PydanticBaseSettingsSource,
+        **_named: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # `load_settings` merges file and environment, to say where a value came from
+        """`Settings(…)` reads no environment; `load_settings` does, from the mapping that it is given."""
+        return (init_settings,)
+
+
+class File(TomlConfigSettingsSource):
+    """One TOML file. The library's source skips a file that is missing or a pipe, and reads decimals as floats."""
+
+    @staticmethod
+    def _existing_files(files: Any) -> list[Any]:
+        return [files]
+
+    def _read_file(self, path: Any) -> dict[str, Any]:
+        try:
+            with path.open("rb") as file:
+                return tomllib.load(file, parse_float=Decimal)
+        except OSError as error:
+            raise ConfigurationError([(str(path), f"cannot be read: {error.strerror}")]) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError([(str(path), f"is not TOML: {error}")]) from None
+
+
+class Variables(EnvSettingsSource):
+    """The variables in `environ`, which need not be the process's. JSON keeps its decimals exact.
+
+    A value that is not JSON becomes the ValueError that says so. Validation then refuses it together with all other
+    problems, where the library would stop at the first.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(Settings)
+        self.env_vars = {variable.lower(): text for variable, text in environ.items()}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: str) -> Any:  # noqa: ARG002
+        if NoDecode in field.metadata and not value.lstrip().startswith("["):
+            return [word for part in value.split(",") if (word := part.strip())]
+        try:
+            return json.loads(value, parse_float=Decimal)
+        except (ValueError, RecursionError) as error:
+            return ValueError(f"is not JSON: {error}")
 
 
 def load_settings(config: str | None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -216,92 +269,71 @@ def load_settings(config: str | None, environ: Mapping[str, str] | None = None) 
     environ = os.environ if environ is None else environ
     named = config or environ.get("CADUCEUS_CONFIG")
     path = Path(named or "caduceus.toml")
-    values = read_file(path) if named or path.exists() else {}
-    from_environment = overlay(values, environ)
+    file = File(Settings, path)() if named or path.exists() else {}
+    origins, problems = check_variables(environ)
+    variables = Variables({variable: environ[variable] for variable in origins.values()})()
     try:
-        return Settings(**values)
+        settings = Settings(**merge(file, variables, origins))
     except ValidationError as error:
-        raise ConfigurationError([explain(item, path, from_environment) for item in error.errors()]) from None
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file, parse_float=Decimal)
-    except OSError as error:
-        raise ConfigurationError([(str(path), f"cannot be read: {error.strerror}")]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError([(str(path), f"is not TOML: {error}")]) from None
-
-
-def known_variables() -> dict[str, tuple[str, ...]]:
-    """`CADUCEUS_SERVER_PORT` → `("server", "port")`, for every setting."""
-    known: dict[str, tuple[str, ...]] = {}
-    for name, field in Settings.model_fields.items():
-        known[PREFIX + name.upper()] = (name,)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            for key in field.annotation.model_fields:
-                known[f"{PREFIX}{name}_{key}".upper()] = (name, key)
-    return known
-
-
-def overlay(values: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
-    """Write the variables into `values`; return which setting came from which variable."""
-    known, origin, problems = known_variables(), {}, []
-    for variable in sorted(environ):
-        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS or variable.startswith("CADUCEUS_TEST_"):
-            continue
-        if variable not in known:
-            problems.append((variable, "is no setting of Caduceus"))
-            continue
-        where = known[variable]
-        target = values if len(where) == 1 else values.setdefault(where[0], {})
-        if not isinstance(target, dict):
-            continue  # what stands for the section is no table, and that is said
-        if not environ[variable].strip():
-            problems.append((variable, "is empty; give it a value, or unset it"))
-            continue
-        try:
-            target[where[-1]] = parse_variable(where, environ[variable])
-        except (ValueError, RecursionError) as error:
-            problems.append((variable, f"is not JSON: {error}"))
-        origin[where] = variable
+        problems += [(origin(item["loc"], path, origins), reason(item)) for item in error.errors()]
     if problems:
         raise ConfigurationError(problems)
-    return origin
+    return settings
 
 
-TABLES = {"server", "limits", "database", "billing", "endpoints", "seller"}
-LISTS = {"aliases", "jurisdictions", "trusted_proxies", "cors_origins"}
+def known_variables() -> dict[str, Setting]:
+    """`CADUCEUS_SERVER_PORT` → `("server", "port")`, for every setting and every whole section."""
+    fields = Settings.model_fields.items()
+    keys = [(name, key) for name, field in fields for key in getattr(field.annotation, "model_fields", ())]
+    return {f"{PREFIX}{'_'.join(setting)}".upper(): setting for setting in [*((name,) for name, _ in fields), *keys]}
 
 
-def parse_variable(where: tuple[str, ...], text: str) -> Any:
-    """Tables are JSON, and so may lists of words be, or comma-separated; everything else is the text itself."""
-    if where[-1] in TABLES or (where[-1] in LISTS and text.lstrip()[:1] == "["):
-        return json.loads(text, parse_float=Decimal)
-    if where[-1] in LISTS:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return text
+def check_variables(environ: Mapping[str, str]) -> tuple[dict[Setting, str], list[tuple[str, str]]]:
+    """Which variable gives which setting, and the problems: the library ignores variables that are unknown."""
+    known, origins, problems = known_variables(), {}, []
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or NOT_SETTINGS.fullmatch(variable):
+            continue
+        if variable not in known:
+            problems.append((variable, UNKNOWN))
+        elif not environ[variable].strip():
+            problems.append((variable, "is empty; give it a value, or unset it"))
+        else:
+            origins[known[variable]] = variable
+    return origins, problems
 
 
-def explain(item: Any, path: Path, from_environment: dict[tuple[str, ...], str]) -> tuple[str, str]:
-    loc = tuple(item["loc"])
-    key = ".".join(f"[{part}]" if isinstance(part, int) else str(part) for part in loc).replace(".[", "[")
-    for length in range(len(loc), 0, -1):
-        if variable := from_environment.get(tuple(map(str, loc[:length]))):
-            where = variable if length == len(loc) else f"{variable} {key}"
-            return where, reason(item)
-    return (f"{path}: {key}" if key else str(path)), reason(item)
+def merge(file: dict[str, Any], variables: dict[str, Any], origins: Mapping[Setting, str]) -> dict[str, Any]:
+    """The file's settings, replaced by those that variables give.
+
+    The library would merge a table of the file with the whole table that a variable gives, and would ignore a value
+    that the file has where a table belongs.
+    """
+    values = {name: value for name, value in file.items() if (name,) not in origins}
+    for name, value in variables.items():
+        if name not in values:
+            values[name] = value
+        elif isinstance(values[name], dict):
+            values[name] = values[name] | value
+    return values
 
 
-REASONS = {"extra_forbidden": "is no setting of Caduceus", "missing": "is missing", "model_type": "must be a table"}
+def origin(loc: tuple[Any, ...], path: Path, origins: Mapping[Setting, str]) -> str:
+    """Where a value came from: a variable or the file, and the key in it."""
+    key = ".".join(f"[{part}]" if isinstance(part, int) else part for part in loc).replace(".[", "[")
+    for setting in (loc[:2], loc[:1]):
+        if setting in origins:
+            return origins[setting] if setting == loc else f"{origins[setting]} {key}"
+    return f"{path}: {key}"
 
 
 def reason(item: Any) -> str:
+    """What is wrong, from one of pydantic's errors."""
+    given = item["input"]
+    if isinstance(given, ValueError):
+        return str(given)
     if item["type"] in REASONS:
         return REASONS[item["type"]]
     text = str(item["msg"]).removeprefix("Value error, ")
-    given = item.get("input")
-    return (
-        f"{text} (it is {given!r})" if isinstance(given, str | int | float) and item["type"] != "value_error" else text
-    )
+    shown = isinstance(given, str | int | float) and item["type"] != "value_error"
+    return f"{text} (it is {given!r})" if shown else text

@@ -1,5 +1,6 @@
 """What can be set, where, and what is said when it is wrong: file or variable, key and reason."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,20 @@ def test_the_file_is_named_or_lies_here(tmp_path: Path, monkeypatch: pytest.Monk
         load_settings(str(tmp_path), {})
 
 
+def test_the_file_may_be_a_pipe() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"server.port = 1")
+    os.close(writing)
+    assert load_settings(f"/dev/fd/{reading}", {}).server.port == 1
+    os.close(reading)
+
+
+def test_settings_made_in_code_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("CADUCEUS_SERVER_PORT", "caduceus_server_port"):
+        monkeypatch.setenv(variable, "1")
+    assert Settings().server.port == 8080
+
+
 def test_a_data_directory_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -83,6 +98,7 @@ def test_variables_that_are_no_settings_are_left_alone(file: Path) -> None:
 def test_every_setting_has_its_variable(file: Path) -> None:
     known = known_variables()
     assert known["CADUCEUS_DATA_DIR"] == ("data_dir",)
+    assert known["CADUCEUS_ENDPOINTS"] == ("endpoints",)
     assert known["CADUCEUS_LIMITS_FIRST_TOKEN_TIMEOUT_PER_1K_PROMPT_S"] == (
         "limits",
         "first_token_timeout_per_1k_prompt_s",
@@ -126,6 +142,13 @@ def test_a_variable_is_read(file: Path, variable: str, text: str, where: str, va
 def test_a_section_and_one_of_its_keys(file: Path) -> None:
     settings = load(file, "[server]\nport = 1\nworkers = 3", SERVER='{"admin_port": 5}', SERVER_PORT="2")
     assert (settings.server.port, settings.server.admin_port, settings.server.workers) == (2, 5, 1)
+
+
+def test_a_table_in_a_variable_is_not_mixed_with_that_of_the_file(file: Path) -> None:
+    text = "[billing]\ntimezone = 'Europe/Berlin'\nseller = { name = 'A', country = 'DE' }"
+    billing = load(file, text, BILLING_SELLER='{"name": "B"}').billing
+    assert billing.seller is not None
+    assert (billing.timezone, billing.seller.name, billing.seller.country) == ("Europe/Berlin", "B", None)
 
 
 def test_endpoints_as_json(file: Path) -> None:
@@ -187,10 +210,16 @@ TOO_SMALL = "Input should be greater than or equal to 1024 (it is 1)"
 WRONG: list[tuple[str, dict[str, str], dict[str, str]]] = [
     ("port = 1", {}, {"port": NO_SETTING}),
     ("[server]\nprot = 1", {}, {"server.prot": NO_SETTING}),
+    ("PORT = 1\nserver.Port = 1", {}, {"server.Port": NO_SETTING, "PORT": NO_SETTING}),
+    ("server_port = 1", {"SERVER_PORT": "1"}, {"server_port": NO_SETTING}),
+    ("aliases = 'a, b'", {}, {"aliases": "Input should be a valid tuple (it is 'a, b')"}),
     ("server = 5", {}, {"server": "must be a table"}),
     ("server = 5", {"SERVER_PORT": "1"}, {"server": "must be a table"}),
     ("", {"SERVER": "[1]", "SERVER_PORT": "1"}, {"CADUCEUS_SERVER": "must be a table"}),
     ("", {"SERVER_PROT": "1"}, {"CADUCEUS_SERVER_PROT": NO_SETTING}),
+    ("", {"SERVER": '{"PORT": 1}'}, {"CADUCEUS_SERVER server.PORT": NO_SETTING}),
+    ("", {"Server_Port": "1"}, {"CADUCEUS_Server_Port": NO_SETTING}),
+    ("", {"ALIASES_A": "1"}, {"CADUCEUS_ALIASES_A": NO_SETTING}),
     ("", {"SERVER": '{"prot": 1}'}, {"CADUCEUS_SERVER server.prot": NO_SETTING}),
     ("", {"TESTING": "1"}, {"CADUCEUS_TESTING": NO_SETTING}),
     ("", {"PORT": "1", "HOST": "2"}, {"CADUCEUS_HOST": NO_SETTING, "CADUCEUS_PORT": NO_SETTING}),
@@ -228,6 +257,20 @@ def test_a_wrong_setting(file: Path, text: str, environ: dict[str, str], said: d
     assert problems(file, text, **environ) == [f"{places[where]}: {why}" for where, why in said.items()]
 
 
+def test_everything_that_is_wrong_is_said_at_once(file: Path) -> None:
+    given = {"PORT": "1", "DATA_DIR": "", "ALIASES": "[", "ENDPOINTS": "[", "BILLING_SELLER": "{", "SERVER_PORT": "-1"}
+    found = [problem.split(": ") for problem in problems(file, "limits.drain_s = 0", **given)]
+    assert [(where, why[0][:12]) for where, *why in found] == [
+        ("CADUCEUS_DATA_DIR", "is empty; gi"),
+        ("CADUCEUS_PORT", "is no settin"),
+        ("CADUCEUS_ALIASES", "is not JSON"),
+        ("CADUCEUS_SERVER_PORT", "Input should"),
+        ("caduceus.toml", "limits.drain"),
+        ("CADUCEUS_BILLING_SELLER", "is not JSON"),
+        ("CADUCEUS_ENDPOINTS", "is not JSON"),
+    ]
+
+
 @pytest.mark.parametrize("text", ["a = ", "a = 1\na = 2", "\x00"])
 def test_a_file_that_is_not_toml(file: Path, text: str) -> None:
     assert problems(file, text)[0].startswith("caduceus.toml: is not TOML: ")
@@ -241,7 +284,8 @@ def test_a_file_that_is_not_text(file: Path) -> None:
 
 @pytest.mark.parametrize("text", ["nebius", "{", '[{"name": ]', "[" * 100_000])
 def test_a_variable_that_is_not_json(file: Path, text: str) -> None:
-    assert problems(file, ENDPOINTS=text)[0].startswith("CADUCEUS_ENDPOINTS: is not JSON: ")
+    (problem,) = problems(file, ENDPOINTS=text)
+    assert problem.startswith("CADUCEUS_ENDPOINTS: is not JSON: ")
 
 
 MUST_BE_URL = "must be an http or https URL, without query and without credentials"
