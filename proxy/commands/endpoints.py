@@ -9,6 +9,18 @@ from proxy.config import Settings
 from proxy.errors import CommandError
 from proxy.routing.endpoints import Endpoint, load_endpoints
 
+LISTED = (
+    "name",
+    "provider",
+    "region",
+    "jurisdiction",
+    "jurisdiction_evidence",
+    "input",
+    "output",
+    "context_tokens",
+    "supports",
+)
+
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:
     endpoints = commands.add_parser("endpoints", parents=[common], help="where the model is served")
@@ -21,37 +33,38 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", comm
 
 
 def run_list(args: argparse.Namespace, settings: Settings) -> int:
-    rows = [describe(one) for one in load_endpoints(settings, os.environ)]
-    shown = ("name", "provider", "region", "jurisdiction", "input", "output", "context_tokens", "supports")
-    emit(args, rows, [{name: row[name] for name in shown} for row in rows])
+    rows = [describe(endpoint) for endpoint in load_endpoints(settings, os.environ)]
+    emit(args, rows, [{name: row[name] for name in LISTED} for row in rows])
     return 0
 
 
 def run_show(args: argparse.Namespace, settings: Settings) -> int:
-    found = [describe(one) for one in load_endpoints(settings, os.environ) if one.name == args.name]
-    if not found:
+    endpoints = {endpoint.name: endpoint for endpoint in load_endpoints(settings, os.environ)}
+    if args.name not in endpoints:
         raise CommandError(f"no endpoint is called {args.name}; `caduceus endpoints list` names them")
-    emit(args, found[0])
+    emit(args, describe(endpoints[args.name]))
     return 0
 
 
-def describe(one: Endpoint) -> dict[str, Any]:
-    """Prices are the file's, in USD per million tokens; `caduceus price list` says which hold."""
+def describe(endpoint: Endpoint) -> dict[str, Any]:
+    """Prices are those of the configuration, in USD per million tokens; `caduceus price list` shows those in force."""
+    price = endpoint.price
     return {
-        "name": one.name,
-        "provider": one.provider,
-        "base_url": one.base_url,
-        "model_id": one.target.model_id,
-        "region": one.region,
-        "jurisdiction": one.jurisdiction,
-        "failure_domain": one.failure_domain,
-        "context_tokens": one.context_tokens,
-        "max_output_tokens": one.max_output_tokens,
-        "quantization": one.quantization,
-        "data_collection": one.data_collection,
-        "stream_plain": one.stream_plain,
-        "supports": sorted(one.target.supports),
-        "input": one.price.input if one.price else None,
-        "output": one.price.output if one.price else None,
-        "cached_input": one.price.cached_input if one.price else None,
+        "name": endpoint.name,
+        "provider": endpoint.provider,
+        "base_url": endpoint.base_url,
+        "model_id": endpoint.target.model_id,
+        "region": endpoint.region,
+        "jurisdiction": endpoint.jurisdiction,
+        "jurisdiction_evidence": endpoint.jurisdiction_evidence,
+        "failure_domain": endpoint.failure_domain,
+        "context_tokens": endpoint.context_tokens,
+        "max_output_tokens": endpoint.max_output_tokens,
+        "quantization": endpoint.quantization,
+        "data_collection": endpoint.data_collection,
+        "stream_plain": endpoint.stream_plain,
+        "supports": sorted(endpoint.target.supports),
+        "input": price.input if price else None,
+        "output": price.output if price else None,
+        "cached_input": price.cached_input if price else None,
     }

@@ -13,7 +13,10 @@ from proxy.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A place where the model is served. `jurisdiction` None: nobody vouches for one, so it is in none."""
+    """A place where the model is served. `jurisdiction` None: nobody vouches for one, so it is in none.
+
+    `jurisdiction_evidence` is what the operator vouches by, in their own words; it is shown and decides nothing.
+    """
 
     name: str
     provider: str
@@ -22,6 +25,7 @@ class Endpoint:
     target: Target
     region: str | None
     jurisdiction: str | None
+    jurisdiction_evidence: str | None
     failure_domain: str
     context_tokens: int
     max_output_tokens: int
@@ -79,6 +83,7 @@ def make_endpoint(settings: EndpointSettings, environ: Mapping[str, str]) -> End
         target=Target(settings.model_id, supports),
         region=settings.region,
         jurisdiction=settings.jurisdiction,
+        jurisdiction_evidence=settings.jurisdiction_evidence,
         failure_domain=settings.failure_domain or settings.provider,
         context_tokens=settings.context_tokens,
         max_output_tokens=settings.max_output_tokens,

@@ -181,7 +181,8 @@ def test_an_endpoint_in_the_file_with_everything(file: Path) -> None:
     """
     (one,) = load(file, text).endpoints or ()
     assert one.base_url == "https://api.tokenfactory.nebius.com/v1"
-    assert (one.jurisdiction, one.supports) == ("EU", ("tools", "response_format", "completions", "prefix"))
+    assert (one.jurisdiction, one.jurisdiction_evidence) == ("EU", "contract 2026-10")
+    assert one.supports == ("tools", "response_format", "completions", "prefix")
 
 
 @pytest.mark.parametrize("price", ["0", "0.000001", "1.10", "123456.654321", 3, 0.25])
