@@ -9,7 +9,7 @@ VERSIONS = Path(__file__).parent / "versions"
 
 
 def run_script(name: str) -> None:
-    """Execute `versions/name`, many statements, in the transaction that Alembic has open."""
+    """Execute the file `name` of `migrations/versions/`, many statements, in the transaction that Alembic has open."""
     connection = op.get_bind()
     connection.exec_driver_sql("SELECT 1")  # SQLAlchemy begins its transaction with the first statement of its own
     driver = connection.connection.driver_connection
