@@ -34,7 +34,7 @@ def administer(settings: Settings, act: Callable[[AsyncConnection, Database], Aw
 
 
 def actor() -> str:
-    """Who is recorded as having done it."""
+    """The name under which the ledger's log records a command of this user."""
     try:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):  # a user that the system has no name for

@@ -1,4 +1,4 @@
-"""`caduceus audit`: the ledger proves itself; exit 1 where it cannot."""
+"""`caduceus audit`: check every invariant of the ledger; exit 1 if one does not hold."""
 
 import argparse
 from dataclasses import asdict

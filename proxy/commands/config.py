@@ -16,9 +16,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", comm
 
 
 def run_check(args: argparse.Namespace, settings: Settings) -> int:
-    """Loading the settings already refused what is wrong in itself; here what is missing around them."""
+    """Check the keys and secrets that the settings need; the settings themselves were checked when they were loaded."""
     endpoints = load_endpoints(settings, os.environ)
     if settings.database.url:
         secret_key(settings, os.environ)
-    emit(args, {"ok": True, "data_dir": str(settings.data_dir), "endpoints": [one.name for one in endpoints]})
+    emit(args, {"ok": True, "data_dir": str(settings.data_dir), "endpoints": [endpoint.name for endpoint in endpoints]})
     return 0

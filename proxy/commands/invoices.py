@@ -88,13 +88,13 @@ def issue_all(args: argparse.Namespace, settings: Settings) -> int:
         settings,
         lambda db, _: invoicing.issue_all(db, wanted, seller=seller(settings), actor=actor(), interim=args.interim),
     )
-    emit(args, issued, [{"tenant": one["tenant"]["name"], **pick(one)} for one in issued])
+    emit(args, issued, [pick(document) for document in issued])
     return 0
 
 
 def run_list(args: argparse.Namespace, settings: Settings) -> int:
     found = administer(settings, lambda db, _: invoicing.list_invoices(db, args.tenant))
-    emit(args, found, [{"tenant": one["tenant"]["name"], **pick(one)} for one in found])
+    emit(args, found, [pick(document) for document in found])
     return 0
 
 
@@ -152,4 +152,5 @@ def print_invoice(args: argparse.Namespace, document: dict[str, Any]) -> None:
 
 
 def pick(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: document.get(name) for name in LISTED}
+    """The row of an invoice in a list."""
+    return {"tenant": document["tenant"]["name"], **{name: document.get(name) for name in LISTED}}

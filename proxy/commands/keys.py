@@ -38,7 +38,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", comm
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """What is not given is not there at all, so that `set` leaves it as it is."""
+    """An option that is not given leaves no attribute, so that `set` does not change it."""
     for flag, kind, metavar, destination in (
         ("--name", str, "N", "name"),
         ("--rpm", positive, "N", "rpm"),
@@ -73,7 +73,7 @@ def run_create(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def run_list(args: argparse.Namespace, settings: Settings) -> int:
-    rows = [shown(one) for one in administer(settings, lambda db, _: api_keys.list_keys(db, args.tenant))]
+    rows = [shown(key) for key in administer(settings, lambda db, _: api_keys.list_keys(db, args.tenant))]
     columns = ("id", "name", "hint", "rpm", "tpm", "concurrency", "budget", "expires_at", "revoked_at")
     emit(args, rows, [{name: row[name] for name in columns} for row in rows])
     return 0
@@ -104,7 +104,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def shown(key: ApiKey) -> dict[str, Any]:
-    """Everything but the key itself; `hint` is its end."""
+    """Everything but the key itself; `hint` is the key's last characters."""
     return {
         "id": key.id,
         "tenant": key.tenant,

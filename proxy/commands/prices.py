@@ -78,8 +78,8 @@ def run_set(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def configured(settings: Settings) -> set[str]:
-    """Names of endpoints, whether or not their keys are here."""
-    return {one.name for one in (PROFILES if settings.endpoints is None else settings.endpoints)}
+    """Names of endpoints, whether or not their keys are set."""
+    return {endpoint.name for endpoint in (PROFILES if settings.endpoints is None else settings.endpoints)}
 
 
 def shown(row: PriceRow) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def shown(row: PriceRow) -> dict[str, Any]:
 
 
 def percent(text: str) -> int:
-    """Millionths: "12.5" → 125,000."""
+    """Parts per million: "12.5" → 125,000."""
     try:
         ppm = Decimal(text) * PPM_A_PERCENT
     except InvalidOperation:

@@ -70,7 +70,7 @@ def kept_alive(database: Database) -> Iterator[None]:
             try:
                 if embedded.revive():
                     say("Postgres had died and was started again")
-            except Exception as error:  # the next visit tries again
+            except Exception as error:  # tried again after REVIVE_S
                 say(f"Postgres cannot be started: {error}")
 
     thread = threading.Thread(target=revive, name="postgres-keeper", daemon=True)

@@ -77,7 +77,7 @@ def run_create(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def run_list(args: argparse.Namespace, settings: Settings) -> int:
-    rows = [shown(one) for one in administer(settings, lambda db, _: tenants.list_tenants(db))]
+    rows = [shown(tenant) for tenant in administer(settings, lambda db, _: tenants.list_tenants(db))]
     columns = ("name", "balance", "held", "available", "plan", "jurisdictions", "suspended")
     emit(args, rows, [{name: row[name] for name in columns} for row in rows])
     return 0

@@ -1,4 +1,4 @@
-"""Does it answer? A login over the Unix socket, as far as ReadyForQuery, and what the server says to it.
+"""Ask the server whether it is ready: log in over the Unix socket, as far as ReadyForQuery, and read what it says.
 
 The messages are those of the PostgreSQL documentation, chapter "Message Formats": a type byte, a length that counts
 itself, a body.
@@ -29,7 +29,7 @@ class Answer:
 
 
 def ask(socket_path: Path, user: str, database: str, timeout_s: float) -> Answer:
-    """Log in and out again. A server too busy for one more connection is ready: it answered."""
+    """Log in and out again. A server that has no connection left counts as ready; no answer at all is SILENT."""
     names = f"user\0{user}\0database\0{database}\0application_name\0caduceus alive\0\0".encode()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -54,7 +54,7 @@ def read_answer(connection: socket.socket) -> Answer:
 
 
 def find_answer(received: bytes) -> Answer | None:
-    """The verdict in what came so far, or None if it is still to come."""
+    """The answer in the bytes received so far; None where more must be read."""
     start = 0
     while len(received) >= start + 5:
         kind, length = received[start : start + 1], struct.unpack_from("!i", received, start + 1)[0]
@@ -72,7 +72,7 @@ def find_answer(received: bytes) -> Answer | None:
 
 
 def judge(error: bytes) -> Answer:
-    """ErrorResponse: fields of one letter and a text, each ended by a zero byte."""
+    """What an ErrorResponse means; its fields are one letter and a text, each ended by a zero byte."""
     fields = {field[:1]: field[1:].decode(errors="replace") for field in error.split(b"\0") if field}
     code, message = fields.get(b"C", ""), fields.get(b"M", "")
     if code == TOO_MANY_CONNECTIONS:

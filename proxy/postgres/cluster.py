@@ -1,8 +1,7 @@
-"""One cluster: created whole or not at all, launched in a session of its own, stopped by asking.
+"""One cluster of Postgres: create it whole or not at all, launch its server, stop it.
 
-Who runs is told by `alive.lock`, which every process of Postgres inherits: nobody can hold it by an accident of process
-ids, and it is free only when the last of them is gone. Whoever gets it may create and launch; a `postmaster.pid` found
-then is stale by proof, whomever its number belongs to by now.
+Every process of Postgres inherits `alive.lock`, so the lock is free only when none is left, whatever process ids say.
+Whoever holds it may create and launch; a `postmaster.pid` found then is stale, even if another process has its number.
 """
 
 import os
@@ -116,16 +115,19 @@ class Cluster:
             raise PostgresFailed("the launch of Postgres", last_words(self.log, 0), self.log)
 
     def _ident(self) -> str:
-        """Who may log in as the owner: we, whose data it is, and root, who could anyway."""
+        """Who may log in as the database's owner: this user, the user that owns the directory, and root."""
         names = {name_of(uid) for uid in (os.geteuid(), self.directory.stat().st_uid, 0)}
         return "".join(f'operator "{name}" {OWNER}\n' for name in sorted(names))
 
     def was_cut(self) -> bool:
-        """Whether it did not shut down the last time (its pid file lies there; nobody runs)."""
+        """Whether the server was not shut down the last time: no process of it is left, but its pid file is."""
         return (self.pgdata / "postmaster.pid").exists()
 
     def stop(self) -> bool:
-        """Shut down, hard if it takes too long (the log replays that); True when no process of it is left."""
+        """Shut the server down, at once if it takes too long (Postgres then recovers at its next start).
+
+        True when no process of it is left.
+        """
         if not self.pgdata.exists():
             return True
         return self._ask_to_stop("fast", STOP_FAST_S) or self._ask_to_stop("immediate", STOP_IMMEDIATE_S)
@@ -164,12 +166,12 @@ class Cluster:
 
 
 def open_cluster(data_dir: Path, *, durable: bool) -> Cluster:
-    """The cluster of `data_dir`, there or not; makes the directory for it."""
+    """The cluster of `data_dir`, which need not be created yet; makes its directory."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = data_dir / "postgres"
     if not directory.exists():
         directory.mkdir(mode=0o700, exist_ok=True)
-        if os.geteuid() == 0:  # what root makes in somebody's directory is that somebody's
+        if os.geteuid() == 0:  # the owner of the data directory owns what root makes in it
             os.chown(directory, data_dir.stat().st_uid, data_dir.stat().st_gid)
     return Cluster(directory, find_programs(data_dir, directory / MAJOR), durable)
 
@@ -189,7 +191,7 @@ def last_words(log: Path, since: int) -> str:
 
 
 def fatal_line(text: str) -> str:
-    # What the server told those who asked too early is not why it ended.
+    # "the database system is starting up" goes to clients that come too early; it is not why the server ended.
     lines = [line.strip() for line in text.splitlines() if line.strip() and "the database system is" not in line]
     fatal = [line for line in lines if "FATAL" in line or "PANIC" in line or "error:" in line]
     return (fatal or lines or [""])[-1]

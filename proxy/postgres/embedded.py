@@ -78,17 +78,17 @@ class EmbeddedPostgres:
             self._leave.close()
 
     def revive(self) -> bool:
-        """Check that it answers; wait for it, or launch it again if it died: True if it had to be launched.
+        """Wait until the server answers, and launch it again if it died: True if it was launched.
 
-        May take as long as a start, though leaving ends it; for a thread. Raises as entering does, and may then be
-        called again. Does nothing after leaving.
+        Blocks for as long as a start takes, or until the context manager is left, so call it in a thread. Raises as
+        entering does, and may then be called again. Does nothing after leaving.
         """
         with self._reviving, usable(self._data_dir):
             return self._ensure_ready()
 
     @contextlib.contextmanager
     def _membership(self) -> Iterator[None]:
-        """Hold the shared lock of the users; the last one to leave stops the server, and holds up who comes then."""
+        """Hold the shared lock of the users. The last one to leave stops the server; who enters meanwhile waits."""
         users = self._join()
         try:
             yield
@@ -145,7 +145,7 @@ class EmbeddedPostgres:
 
 
 class Waiting:
-    """Measures silence, and tells people what is being waited for once it takes long enough to wonder."""
+    """How long the server has said nothing; after a second, people are told what is waited for."""
 
     def __init__(self, status: Callable[[str], None]) -> None:
         self._status = status
@@ -165,7 +165,7 @@ class Waiting:
 
 @contextlib.contextmanager
 def usable(data_dir: Path) -> Iterator[None]:
-    """What the file system refuses in this block is told as `DataDirectoryUnusable`."""
+    """Raise what the file system refuses in this block as `DataDirectoryUnusable`."""
     try:
         yield
     except OSError as error:

@@ -8,7 +8,7 @@ SHARED, EXCLUSIVE = fcntl.LOCK_SH, fcntl.LOCK_EX
 
 
 def try_lock(path: Path, kind: int) -> int | None:
-    """A descriptor that holds the lock until it and all inherited copies are closed; None if others are in the way."""
+    """A descriptor that holds the lock until it and all inherited copies are closed; None if others hold the lock."""
     descriptor = open_private(path, os.O_RDWR)
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
@@ -21,7 +21,7 @@ def try_lock(path: Path, kind: int) -> int | None:
 def try_become_the_only_one(descriptor: int) -> bool:
     """Turn a shared lock into the exclusive one; when others are there, False and the shared one is gone too.
 
-    Unlocking first makes it safe for two who leave at once: whoever is later finds nobody.
+    Unlocking first makes it safe for two that leave at once: the later one finds the lock free.
     """
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     try:

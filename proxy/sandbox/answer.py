@@ -13,7 +13,7 @@ from proxy.sandbox.request import Ask, Tool
 from proxy.sandbox.script import ReasoningShape, Script
 from proxy.sandbox.tokens import pieces
 
-MOST_ECHOED = 400
+MOST_ECHOED_CHARACTERS = 400
 OPEN, CLOSE = "<think>", "</think>"
 INLINE: tuple[ReasoningShape, ...] = ("inline", "inline_no_opener")
 
@@ -34,12 +34,12 @@ class Token:
     call: int = 0
 
 
-Part = tuple[Kind, str, int]  # the last is the index of the tool call
+Part = tuple[Kind, str, int]  # kind, text, index of the tool call
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    digest: str  # of what makes it this call
+    digest: str  # of the call's position, name and arguments; ids are made from it
     name: str
     arguments: str
 
@@ -58,7 +58,7 @@ class Choice:
         return sum(token.kind is kind for token in self.tokens)
 
     def inline_thought_tokens(self) -> int:
-        """Those after an opening tag that comes first, up to the closing one."""
+        """How many tokens stand between an opening tag at the very beginning and the closing tag."""
         if not self.tokens or not self.tokens[0].text.startswith(OPEN):
             return 0
         closed = next((i for i, token in enumerate(self.tokens) if CLOSE in token.text), len(self.tokens))
@@ -124,7 +124,7 @@ def thoughts(ask: Ask, script: Script) -> str:
             f"\nThe user's words are {len(ask.said.split())} in number. I am a sandbox and only pretend to think: "
             "I shall say who I am and repeat what I was told.\n"
         )
-    return "".join(pieces(text)[: ask.thought_limit])
+    return "".join(pieces(text)[: ask.thought_limit_tokens])
 
 
 def spoken(ask: Ask, speaker: str, script: Script, index: int) -> str:
@@ -134,7 +134,7 @@ def spoken(ask: Ask, speaker: str, script: Script, index: int) -> str:
         return as_json(ask.json_schema, ask, speaker)
     else:
         line_break = "\n" if ask.thinks else ""  # between a thought and its answer, as the model writes it
-        echo = ask.said[:MOST_ECHOED] + ("…" if len(ask.said) > MOST_ECHOED else "")
+        echo = ask.said[:MOST_ECHOED_CHARACTERS] + ("…" if len(ask.said) > MOST_ECHOED_CHARACTERS else "")
         heard = f"The tool answered: {echo}" if ask.said_by_tool else f"You said: {echo or 'nothing.'}"
         text = (
             f"{line_break}This is the Caduceus sandbox speaking as {speaker}. {heard} "
@@ -146,14 +146,14 @@ def spoken(ask: Ask, speaker: str, script: Script, index: int) -> str:
 
 
 def of_length(text: str, tokens: int) -> str:
-    """`text` cut, or drawn out with numbers that show what is missing or doubled, to so many tokens."""
+    """`text` cut to `tokens`, or lengthened with ascending numbers, which show a loss or a repetition."""
     words = pieces(text)
     words += [f" {i}" for i in range(1, tokens - len(words) + 1)]
     return "".join(words[:tokens])
 
 
 def as_json(schema: Any, ask: Ask, speaker: str) -> str:
-    said = ask.said[:MOST_ECHOED]
+    said = ask.said[:MOST_ECHOED_CHARACTERS]
     value = example(schema, said) if schema else {"sandbox": speaker, "you_said": said}
     return json.dumps(value, ensure_ascii=False)
 
@@ -164,7 +164,7 @@ def inline(thought: str, content: str) -> str:
 
 
 def continued(rest: str, shape: ReasoningShape, ask: Ask) -> list[Part]:
-    """With the flag set vLLM's parser takes what comes for a thought until that ends; else it comes as it is."""
+    """The rest of an answer as vLLM's parser splits it: with the flag set, all up to the closing tag is a thought."""
     if shape in INLINE or ask.raw or not ask.flagged:
         return [(Kind.CONTENT, rest, 0)]
     thought, _, content = rest.partition(CLOSE)
@@ -172,7 +172,7 @@ def continued(rest: str, shape: ReasoningShape, ask: Ask) -> list[Part]:
 
 
 def remainder(prefix: str, said: Iterable[str]) -> str:
-    """How the answer goes on that began with `prefix`: ours, or that of a sandbox of another dialect."""
+    """What follows `prefix` in the first of the possible answers `said` that begins with it."""
     texts = [form for text in said for form in (text, text.lstrip())]
     for text in texts:
         if text.startswith(prefix):
@@ -181,7 +181,7 @@ def remainder(prefix: str, said: Iterable[str]) -> str:
 
 
 def chosen_tools(ask: Ask, script: Script) -> list[Tool]:
-    """The tools that the user's words name, else the first; none where the words do not call for one."""
+    """The tools that the user names, else the first one; none where the user does not ask for a tool."""
     wanted = ask.tool_choice
     if not ask.tools or script.tool_call is False or wanted == "none":
         return []
@@ -200,7 +200,9 @@ def chosen_tools(ask: Ask, script: Script) -> list[Tool]:
 
 
 def make_call(tool: Tool, ask: Ask, index: int) -> Call:
-    arguments = json.dumps(example(tool.parameters or {"type": "object"}, ask.said[:MOST_ECHOED]), ensure_ascii=False)
+    arguments = json.dumps(
+        example(tool.parameters or {"type": "object"}, ask.said[:MOST_ECHOED_CHARACTERS]), ensure_ascii=False
+    )
     digest = hashlib.sha256(f"{ask.turns}/{index}/{tool.name}/{arguments}".encode()).hexdigest()
     return Call(digest[:16], tool.name, arguments)
 

@@ -32,13 +32,13 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One provider's manner of speaking.
+    """One provider's wire format.
 
     `toggles` are the switches beside the thinking prompt that make the model think; `engine` marks vLLM's own extras
     (`stop_reason`, `continuous_usage_stats`, `structured_outputs`); `usage_unasked` sends usage in every stream;
-    `tags_in_streams` leaves thoughts inline there, and wherever no switch asked for them: vLLM 0.32's parser heeds the
-    switch alone, and while streaming takes the tags that the thinking prompt names for a thought that is over;
-    `rejects` are the parameters that are a 400.
+    `tags_in_streams` leaves thoughts inline in streams, and in plain answers unless a switch asked for thoughts: vLLM
+    0.32's parser heeds the switch alone, and while streaming takes the tags that the thinking prompt names for the end
+    of a thought; `rejects` are the parameters that it answers with 400.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Dialect:
 
     @property
     def routes(self) -> bool:
-        """It is a router: it names the provider behind it, and reports that one's own finish reason."""
+        """Whether it is a router: then answers name the provider behind it, and that provider's own finish reason."""
         return self.name == "openrouter"
 
     def headers(self, answer_id: str, retry_after_s: float | None = None) -> list[tuple[str, str]]:
@@ -79,7 +79,7 @@ class Dialect:
 
 
 def nous_rate_limits(retry_after_s: float | None) -> list[tuple[str, str]]:
-    """Twelve headers on every answer. A 429 without a wait is upstream capacity: the buckets stay full."""
+    """Twelve headers on every answer. A 429 without `retry_after_s` means that capacity is lacking."""
     spent = retry_after_s is not None
     buckets = (
         ("requests", 800, 0 if spent else 799, retry_after_s or 45.5),

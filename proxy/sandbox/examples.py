@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-DEEPEST = 8
+MOST_LEVELS = 8
 
 
 def example(schema: Any, text: str, root: Any = None, depth: int = 0) -> Any:
     """The simplest value that `schema` allows; strings are `text`. `$ref` is followed within `root`."""
     root = schema if root is None else root
-    if not isinstance(schema, Mapping) or depth > DEEPEST:
+    if not isinstance(schema, Mapping) or depth > MOST_LEVELS:
         return text
     for name in ("const", "default"):
         if name in schema:

@@ -16,7 +16,7 @@ from proxy.sandbox.answer import INLINE, Choice, Kind, compose
 from proxy.sandbox.dialects import Dialect, Json, Refusal
 from proxy.sandbox.request import Ask, beyond_context, read_ask
 from proxy.sandbox.script import Script
-from proxy.sandbox.wording import DONE, Wording, claimed_usage, event
+from proxy.sandbox.wording import DONE, Wording, event, reported_usage
 
 COMMENT = b": OPENROUTER PROCESSING\n\n"
 COMMENT_EVERY_S = 1.0
@@ -51,7 +51,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """`length` None is a chunked body. `prompt_tokens` and `finish_reason` are for the metrics."""
+    """What a player writes. `length` counts the body's bytes; None is a chunked body.
+
+    `prompt_tokens`, `cached_tokens` and `finish_reason` are for the metrics.
+    """
 
     status: int
     headers: Sequence[tuple[str, str]]
@@ -66,7 +69,7 @@ class Play:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a play needs to know beside the request."""
+    """What a play depends on beside the request. `flap_fails`: this request is one that the fault `flap` refuses."""
 
     dialect: Dialect
     script: Script
@@ -98,9 +101,9 @@ def plan_completion(stage: Stage, body: Any, *, raw: bool) -> Play:
         check_model(body.get("model"), stage.model)
         wording = stage.wording(raw=raw, ask=ask)
         choices = compose(ask, stage.dialect.name, stage.script, wording.shape)
-        plan = plan_stream if ask.stream else plan_plain
+        plan_answer = plan_stream if ask.stream else plan_plain
         return replace(
-            plan(stage, wording, ask, choices),
+            plan_answer(stage, wording, ask, choices),
             prompt_tokens=ask.prompt_tokens,
             cached_tokens=ask.cached_tokens,
             finish_reason=choices[0].finish_reason,
@@ -110,7 +113,7 @@ def plan_completion(stage: Stage, body: Any, *, raw: bool) -> Play:
 
 
 def check_model(asked: Any, served: str) -> None:
-    """Providers write one model's name in several ways: the last part, without case, has to begin like ours."""
+    """Refuse a model that is not `served`. Providers spell it differently: the last part has to begin like ours."""
     name = asked.rsplit("/", 1)[-1].lower() if isinstance(asked, str) else ""
     if not name.startswith(served.rsplit("/", 1)[-1].lower()):
         raise Refusal(404, "not_found", f"The model `{asked}` does not exist. Valid aliases: {served}.", "model")
@@ -123,12 +126,12 @@ def plan_refusal(stage: Stage, refusal: Refusal) -> Play:
 
 
 def whole(status: int, content_type: str, body: bytes, headers: Iterable[tuple[str, str]] = ()) -> Play:
-    """A body that is there at once."""
+    """An answer whose body is known in full and sent at once."""
     return Play(status, [("content-type", content_type), *headers], [Piece(body)] if body else [], len(body))
 
 
 def fault_before_reading(stage: Stage) -> Play | None:
-    """The faults that do not look at the request. Raises Refusal for those that are plain errors."""
+    """The play of a fault that does not depend on the request. Raises Refusal where the fault is an ordinary error."""
     nothing = Play(0, (), (), head=Head.WITHHELD)
     match stage.script.fault:
         case "refuse" | "reset_before_headers":
@@ -223,7 +226,7 @@ def preamble(stage: Stage, wording: Wording, ask: Ask) -> Iterator[Piece]:
 
 
 def tokens(stage: Stage, wording: Wording, ask: Ask, choices: Sequence[Choice]) -> Iterator[Piece]:
-    """One piece a token, the choices in turn. A token that is not shown takes its time all the same."""
+    """One piece for each token, the choices in turn. A token that is not shown is waited for like any other."""
     every_chunk = ask.continuous_usage or stage.script.usage == "every_chunk"
     count, reasoning = 0, 0
     for position in range(max(len(choice.tokens) for choice in choices)):
@@ -247,7 +250,7 @@ def finishes_with_token(stage: Stage, choice: Choice) -> bool:
 def closing(
     stage: Stage, wording: Wording, ask: Ask, choices: Sequence[Choice], delivered: int | None = None
 ) -> Iterator[Piece]:
-    """Finish reasons, usage, `[DONE]`. `delivered` tokens came, where those are not all."""
+    """Finish reasons, usage, `[DONE]`. `delivered` counts the tokens that were sent; None: all of them."""
     count = sum(len(choice.tokens) for choice in choices)
     count = count if delivered is None else min(count, delivered)
     usage = usage_of(stage, ask, count, min(count, reasoning_of(stage, choices)))
@@ -272,11 +275,11 @@ def reasoning_of(stage: Stage, choices: Sequence[Choice]) -> int:
 def usage_of(stage: Stage, ask: Ask, completion: int, reasoning: int) -> Json | None:
     if stage.script.usage == "missing":
         return None
-    return claimed_usage(stage.dialect, stage.script.usage, ask, completion, reasoning)
+    return reported_usage(stage.dialect, stage.script.usage, ask, completion, reasoning)
 
 
 def torn(content: Iterator[Piece], script: Script) -> Iterator[Piece]:
-    """The tokens before the fault, and with `torn` half of the event in which it strikes."""
+    """The tokens before the fault, and with `torn` half of the event after them."""
     yield from islice(content, script.events_before_fault)
     if script.torn and (broken := next(content, None)):
         yield Piece(broken.data[: len(broken.data) // 2], 0, broken.wait_s)
@@ -297,7 +300,7 @@ def plain_content(stage: Stage, wording: Wording, ask: Ask, choices: Sequence[Ch
         return orjson.dumps(wording.choice_error(stage.failure(502), stream=False))
     if fault == "content_filter":
         kept = stage.script.events_before_fault
-        choices = [replace(one, tokens=one.tokens[:kept], finish_reason="content_filter") for one in choices]
+        choices = [replace(choice, tokens=choice.tokens[:kept], finish_reason="content_filter") for choice in choices]
     count = sum(len(choice.tokens) for choice in choices)
     usage = usage_of(stage, ask, count, reasoning_of(stage, choices))
     worded = wording.plain_body(choices, usage)

@@ -5,11 +5,12 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from typing import assert_never
 
 from proxy.sandbox.play import Ending, Head, Piece, Play
 from proxy.sandbox.script import Script
 
-PIECES_AT_ONCE = 64  # then others have their turn
+PIECES_AT_ONCE = 64  # then the event loop serves other connections
 RESET_AFTER_S = 0.005  # so that what was sent before is read before the reset is noticed
 DRIBBLE_S = 0.005
 NO_LINGER = struct.pack("ii", 1, 0)
@@ -20,7 +21,7 @@ class Player:
     """One play on one transport. `tokens` were generated so far; `on_over(finished)` is called once.
 
     The owner calls `begin`, `pause` and `resume` (as its transport's buffer fills and empties), and `abandon` when the
-    connection is lost. Whoever reads slowly slows the play down: nothing is buffered beyond the transport's own limit.
+    connection is lost. A client that reads slowly slows the play down: only the transport buffers, up to its limit.
     """
 
     __slots__ = (
@@ -122,7 +123,7 @@ class Player:
             self._drip()
 
     def _drip(self) -> None:
-        """One small write a turn of the loop, so that the other side reads it by itself."""
+        """Write a few bytes in each turn of the event loop, so that the client reads each write separately."""
         self._timer = None
         drop, self._drops = self._drops[: self._drip_bytes], self._drops[self._drip_bytes or 0 :]
         self._transport.write(drop)
@@ -130,7 +131,7 @@ class Player:
             self._timer = self._loop.call_later(self._drip_s, self._drip)
         elif self._drops:
             self._timer = self._loop.call_soon(self._drip)
-        else:  # the head was all that dribbles
+        else:  # only the head is dribbled
             self._drip_bytes, self._drip_s = self._split_bytes, 0.0
             self._timer = self._loop.call_soon(self._turn)
 
@@ -151,6 +152,8 @@ class Player:
                 self._transport.write(GARBAGE)
                 self._finish(False)
                 self._transport.close()
+            case _:
+                assert_never(self._play.ending)
 
     def _reset(self) -> None:
         self._finish(False)

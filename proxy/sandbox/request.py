@@ -3,12 +3,12 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 
 from proxy.sandbox.dialects import EFFORT, OBJECT, TEMPLATE, Dialect, Refusal
-from proxy.sandbox.script import Script, without_directive
+from proxy.sandbox.script import PrefixMode, Script, without_directive
 from proxy.sandbox.tokens import cached_tokens, content_text, prompt_tokens
 
 # How the system prompt that switches Hermes 4's reasoning on begins (model card of NousResearch/Hermes-4-405B).
@@ -41,7 +41,7 @@ class Ask:
     prefix: str | None
     flagged: bool
     thinks: bool
-    thought_limit: int | None
+    thought_limit_tokens: int | None
     hides_thoughts: bool
     tools: tuple[Tool, ...]
     native_tools: bool
@@ -90,7 +90,7 @@ def read_ask(body: Any, dialect: Dialect, script: Script, context_tokens: int, *
         prefix=prefix or None,
         flagged=flagged,
         thinks=thinks and (schema is None or not dialect.tags_in_streams),  # a grammar from the first token on
-        thought_limit=thought_limit(body),
+        thought_limit_tokens=thought_limit_tokens(body),
         hides_thoughts=body.get("include_reasoning") is False or reasoning_object(body).get("exclude") is True,
         tools=tuple(offered_tools(body, system)),
         native_tools=native,
@@ -115,7 +115,7 @@ def bad(message: str, param: str | None = None) -> Refusal:
 
 
 def check_context(context_tokens: int, prompt: int, max_tokens: int | None) -> None:
-    """vLLM's three refusals, in its words, which the providers that run it pass on."""
+    """Refuse what does not fit into the context, in vLLM's words, which the providers that run it pass on."""
     if max_tokens is not None and max_tokens > context_tokens:
         message = (
             f"max_tokens={max_tokens} cannot be greater than max_model_len={context_tokens}. Please request fewer "
@@ -135,7 +135,7 @@ def check_context(context_tokens: int, prompt: int, max_tokens: int | None) -> N
 
 
 def beyond_context(context_tokens: int) -> Refusal:
-    """The prompt alone is too long; the engine stops counting there."""
+    """The refusal of a prompt that alone is too long. The engine counts no further than one token beyond the limit."""
     message = (
         f"This model's maximum context length is {context_tokens} tokens. However, your prompt contains at least "
         f"{context_tokens + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce "
@@ -163,14 +163,23 @@ def raw_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return turns or [{"role": "user", "content": prompt}]
 
 
-def chat_prefix(body: Mapping[str, Any], messages: list[dict[str, Any]], mode: str) -> str | None:
-    """The answer's beginning, trimmed as Llama 3's template trims every message."""
+def chat_prefix(body: Mapping[str, Any], messages: list[dict[str, Any]], mode: PrefixMode) -> str | None:
+    """The beginning of the answer that is to be continued; None where a new answer is wanted."""
     if body.get("continue_final_message") is not True:
         return None
-    if mode == "refuse":
-        raise bad("Unrecognized request argument supplied: continue_final_message", "continue_final_message")
-    if mode == "ignore":
-        return None
+    match mode:
+        case "continue":
+            return final_message(body, messages)
+        case "ignore":
+            return None
+        case "refuse":
+            raise bad("Unrecognized request argument supplied: continue_final_message", "continue_final_message")
+        case _:
+            assert_never(mode)
+
+
+def final_message(body: Mapping[str, Any], messages: list[dict[str, Any]]) -> str:
+    """The assistant's last message, trimmed as Llama 3's template trims every message. Raises Refusal as vLLM does."""
     if body.get("add_generation_prompt") is not False:
         raise bad("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
     if messages[-1]["role"] != "assistant":
@@ -220,7 +229,7 @@ def reasoning_object(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return wish if isinstance(wish, dict) else {}
 
 
-def thought_limit(body: Mapping[str, Any]) -> int | None:
+def thought_limit_tokens(body: Mapping[str, Any]) -> int | None:
     return whole(body, "thinking_token_budget", 0) or whole(reasoning_object(body), "max_tokens", 1)
 
 

@@ -22,15 +22,15 @@ from proxy.sandbox.tokens import content_text
 
 SCRIPT_HEADER = "x-sandbox-script"
 MOST_BODY_BYTES = 64 << 20
-MOST_PIPELINED = 16
-BACKLOG = 1_024
+MOST_PIPELINED_REQUESTS = 16
+BACKLOG_CONNECTIONS = 1_024
 AS_ASKED = Script()
 OPEN_PAGES = ("/health", "/version", "/metrics")  # as vLLM leaves them, even with a key
 
 
 @dataclass(slots=True)
 class Received:
-    """A request as it came, and what became of it. `over` is set when nothing more will be written for it."""
+    """A request and what became of it. `over` is set when nothing more will be written for it."""
 
     method: str
     path: str
@@ -88,7 +88,7 @@ class Sandbox:
         """Listen; port 0 takes a free one. Then `base_url` is where."""
         loop = asyncio.get_running_loop()
         self._stopping = False
-        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
+        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG_CONNECTIONS)
         bound = self._server.sockets[0].getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         self.base_url = f"http://{shown}:{bound[1]}/v1"
@@ -116,7 +116,7 @@ class Sandbox:
 
     def refuses_connection(self) -> bool:
         """Whether the next connection is to be closed at once. A queued script that says so is used up."""
-        if self._stopping:  # it was accepted before the end, and would keep the server from it
+        if self._stopping:  # it was accepted before `stop`, which would wait for it
             return True
         if self.scripts:
             if self.scripts[0].fault == "refuse":
@@ -183,7 +183,7 @@ class Sandbox:
             only = changes.pop("only", None)
             if only in (None, self.name, self.dialect.name):
                 if received.body.get("continue_final_message") is True:
-                    changes.pop("fault", None)  # it has struck already: let the answer go on
+                    changes.pop("fault", None)  # it struck in the attempt that this one continues
                 script = changed(script, changes)
         return script
 
@@ -307,7 +307,7 @@ class Connection(asyncio.Protocol):
             keep_alive=self._parser.should_keep_alive(),
         )
         self._asked.append(received)
-        if len(self._asked) > MOST_PIPELINED:
+        if len(self._asked) > MOST_PIPELINED_REQUESTS:
             self.transport.abort()
         elif self._received is None:
             self._serve_next()

@@ -32,7 +32,7 @@ def prompt_tokens(body: Mapping[str, Any]) -> int:
 
 
 def cached_tokens(body: Mapping[str, Any]) -> int:
-    """The part of the prompt that the turn before has left in the cache: all but the last message, in whole blocks."""
+    """The tokens of the prompt that an engine has cached: all messages but the last, in whole blocks."""
     if len(body.get("messages") or ()) < 2:
         return 0
     earlier = CONVERSATION_TOKENS + _tools(body) + sum(map(_message, body["messages"][:-1]))

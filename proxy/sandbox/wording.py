@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 
@@ -24,7 +24,7 @@ def event(value: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """`raw` is the endpoint `/completions`, where a choice has a `text` in place of a message."""
+    """How one answer is worded. `raw`: for `/completions`, where a choice has a `text` in place of a message."""
 
     dialect: Dialect
     shape: ReasoningShape
@@ -44,7 +44,7 @@ class Wording:
     def token_chunk(
         self, index: int, token: Token, choice: Choice, usage: Json | None, *, last: bool = False
     ) -> bytes | None:
-        """None where the token is not shown. The `last` one tells the finish reason with it."""
+        """The event of one token, with the finish reason if it is the `last`; None where the token is not shown."""
         finish, stop_reason = (choice.finish_reason, choice.stop_reason) if last else (None, None)
         if self.raw:
             return event(self._envelope([self._text_choice(index, token.text, finish, stop_reason)], usage))
@@ -71,7 +71,7 @@ class Wording:
         return event(self._envelope(choices, usage))
 
     def error_event(self, refusal: Refusal) -> bytes:
-        """An error in a stream that has begun, at 200, with what follows it. Where nobody routes, the engine speaks."""
+        """An error in a stream that began with 200, and what follows it; a router words it itself, else the engine."""
         if not self.dialect.routes:
             ending = DONE if self.dialect.engine else b""
             error = openai_error if self.dialect.name == "openai" else vllm_error
@@ -142,6 +142,8 @@ class Wording:
                 return {"tool_calls": [call]}
             case Kind.ARGUMENTS:
                 return {"tool_calls": [{"index": token.call, "function": {"arguments": token.text}}]}
+            case _:
+                assert_never(token.kind)
 
     def _thought(self, text: str) -> Json | None:
         match self.shape:
@@ -154,7 +156,10 @@ class Wording:
             case "details":
                 detail = {"type": "reasoning.text", "text": text, "format": "unknown", "index": 0}
                 return {"reasoning": text, "reasoning_details": [detail]}
-        return None
+            case "inline" | "inline_no_opener" | "hidden":
+                return None
+            case _:
+                assert_never(self.shape)
 
     def _logprob(self, text: str) -> Json:
         token: Json = {"token": text, "logprob": LOGPROB, "bytes": list(text.encode())}
@@ -187,8 +192,8 @@ class Wording:
         return {"id": self.dialect.call_id(call.digest), "type": "function", "function": function}
 
 
-def claimed_usage(dialect: Dialect, mode: UsageMode, ask: Ask, completion: int, reasoning: int) -> Json:
-    """The usage as this dialect words it, true or as the script falsifies it."""
+def reported_usage(dialect: Dialect, mode: UsageMode, ask: Ask, completion: int, reasoning: int) -> Json:
+    """The usage in the dialect's words: the true counts of tokens, or wrong ones where the script asks for them."""
     usage: Mapping[str, int] = {
         "prompt": ask.prompt_tokens,
         "completion": completion,
@@ -204,4 +209,8 @@ def claimed_usage(dialect: Dialect, mode: UsageMode, ask: Ask, completion: int, 
             usage = {**usage, "completion": ABSURD}
         case "inflated":
             usage = {**usage, "completion": 2 * completion + 50}
+        case "normal" | "missing" | "twice" | "every_chunk":
+            pass  # these change whether and how often usage is sent, not what it says
+        case _:
+            assert_never(mode)
     return dialect.usage(usage)

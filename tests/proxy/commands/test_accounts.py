@@ -117,7 +117,7 @@ def test_an_invoice_from_preview_to_cancellation(charged: Any, tmp_path: Path) -
     assert (note["kind"], note["total"], note["cancels"]) == ("credit_note", "-1.60", number)
     anew = charged("invoice", "issue", "acme", MONTH, "--interim", "--json").json
     assert (anew["replaces"], anew["total"]) == (number, "1.60")
-    assert [one["number"] for one in charged("invoice", "list", "acme", "--json").json] == [
+    assert [invoice["number"] for invoice in charged("invoice", "list", "acme", "--json").json] == [
         number,
         note["number"],
         anew["number"],

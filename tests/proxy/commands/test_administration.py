@@ -31,7 +31,7 @@ def test_a_tenant_is_created_shown_changed_and_suspended(caduceus: Any) -> None:
     assert [cleared[name] for name in ("jurisdictions", "plan", "address")] == [None, None, None]
     assert caduceus("tenant", "suspend", "acme", "--json").json["suspended"] is True
     assert caduceus("tenant", "set", "acme", "--active", "--json").json["suspended"] is False
-    assert [one["name"] for one in caduceus("tenant", "list", "--json").json] == ["acme"]
+    assert [tenant["name"] for tenant in caduceus("tenant", "list", "--json").json] == ["acme"]
     assert caduceus("tenant", "show", "acme", "--json").json == caduceus("tenant", "list", "--json").json[0]
     assert caduceus("tenant", "erase-user", "acme", "bob", "--json").json == {
         "tenant": "acme",
@@ -77,7 +77,7 @@ def test_a_key_is_shown_once(caduceus: Any) -> None:
 def test_credit_is_idempotent_by_reference(caduceus: Any) -> None:
     caduceus("tenant", "create", "acme")
     added = [caduceus("credit", "add", "acme", "5.00", "--reference", "bank 1", "--json").json for _ in range(2)]
-    assert [(one["new"], one["balance"]) for one in added] == [(True, "5.00"), (False, "5.00")]
+    assert [(credit["new"], credit["balance"]) for credit in added] == [(True, "5.00"), (False, "5.00")]
 
 
 def test_prices_and_plans(caduceus: Any) -> None:

@@ -155,7 +155,7 @@ async def test_vllm_is_no_other_than_the_recorded_one(client, recording, body):
     places = set().union(*map(places_of, known))
     assert set().union(*map(places_of, said)) <= places
     if "error" in recording:
-        numberless = [re.sub(r"\d+", "0", one["error"]["message"]) for one in (*said, *known)]
+        numberless = [re.sub(r"\d+", "0", body["error"]["message"]) for body in (*said, *known)]
         assert numberless[0] == numberless[1]
 
 
