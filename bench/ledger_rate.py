@@ -24,7 +24,7 @@ from ledger.prices import Price
 from ledger.request_ids import new_request_id
 from proxy.postgres.embedded import EmbeddedPostgres
 
-WAITING = 500  # requests under way at once
+CONCURRENT_REQUESTS = 500
 PGBENCH_CLIENTS, PGBENCH_THREADS, PGBENCH_SCALE = 16, 2, 10
 PRICE = Price(1, 1_000_000, 3_000_000, 1_000_000)
 TOKENS = Tokens(42, 0, 16, 4)
@@ -35,19 +35,19 @@ CREDIT_PUSD = 10**18
 
 @dataclass(frozen=True, slots=True)
 class LedgerRate:
-    """Requests are a hold and a settlement each; of pgbench, transactions."""
+    """A request is a hold and its settlement; pgbench counts transactions."""
 
     requests_per_s: float
     pgbench_per_s: float
 
 
-def measure(directory: Path, seconds: float) -> LedgerRate:
+def measure(directory: Path, window_s: float) -> LedgerRate:
     with EmbeddedPostgres(directory / "ledger") as postgres:
         upgrade(postgres.url)
-        return LedgerRate(asyncio.run(requests_per_s(postgres.url, seconds)), pgbench_per_s(postgres, seconds))
+        return LedgerRate(asyncio.run(requests_per_s(postgres.url, window_s)), pgbench_per_s(postgres, window_s))
 
 
-async def requests_per_s(url: str, seconds: float) -> float:
+async def requests_per_s(url: str, window_s: float) -> float:
     async with Store.open(url, server_name="bench") as store:
         async with administration(url) as db:
             await create_tenant(db, TENANT, actor="bench")
@@ -55,13 +55,13 @@ async def requests_per_s(url: str, seconds: float) -> float:
             _, secret = await create_key(db, TENANT, SECRET, actor="bench")
         key = await store.find_key(keys.digest(secret, SECRET))
         assert key is not None
-        begin, end = time.monotonic() + 1, time.monotonic() + 1 + seconds
-        done = await asyncio.gather(*(requests_between(store, key, begin, end) for _ in range(WAITING)))
-        return sum(done) / seconds
+        begin, end = time.monotonic() + 1, time.monotonic() + 1 + window_s
+        done = await asyncio.gather(*(requests_between(store, key, begin, end) for _ in range(CONCURRENT_REQUESTS)))
+        return sum(done) / window_s
 
 
 async def requests_between(store: Store, key: keys.KeyRecord, begin: float, end: float) -> int:
-    """One after the other until `end`; how many ended after `begin`."""
+    """Hold and settle one request after the other until `end`; how many ended after `begin`, both by the clock."""
     done = 0
     while True:
         request = new_hold(key)
@@ -118,7 +118,7 @@ def new_settlement(hold: Hold) -> Settlement:
     )
 
 
-def pgbench_per_s(postgres: EmbeddedPostgres, seconds: float) -> float:
+def pgbench_per_s(postgres: EmbeddedPostgres, window_s: float) -> float:
     """TPC-B, prepared statements, durable commits, in a database of its own."""
     parts = urlsplit(postgres.url)
     host, port = (parse_qs(parts.query)[name][0] for name in ("host", "port"))
@@ -126,12 +126,12 @@ def pgbench_per_s(postgres: EmbeddedPostgres, seconds: float) -> float:
 
     def run(program: str, *arguments: str) -> str:
         command = [str(postgres.binaries / program), *where, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=window_s + 60).stdout
 
     run("psql", "-q", "-d", parts.path.lstrip("/"), "-c", "CREATE DATABASE pgbench")
     run("pgbench", "-q", "-i", "-s", str(PGBENCH_SCALE), "pgbench")
     clients = ["-c", str(PGBENCH_CLIENTS), "-j", str(PGBENCH_THREADS), "-M", "prepared"]
-    said = run("pgbench", *clients, "-T", str(round(seconds)), "pgbench")
+    said = run("pgbench", *clients, "-T", str(round(window_s)), "pgbench")
     found = re.search(r"^tps = ([\d.]+)", said, re.MULTILINE)
     assert found, said
     return float(found[1])

@@ -1,4 +1,4 @@
-"""The load generator: `python -m bench.load OPTIONS`, a raw protocol that counts much and parses little.
+"""The load generator: `python -m bench.load OPTIONS`, a raw protocol that counts answers and parses little.
 
 Every connection sends the same request again and again, each after the answer to the one before it, at most `--rate` a
 second over all of them. A line on standard input is a mark: the counters so far come back as one line of JSON, with the

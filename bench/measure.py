@@ -17,21 +17,21 @@ STREAMS = 200
 EVENTS_PER_S = 50
 PLAIN_CONNECTIONS = 32
 PLAIN_TOKENS = 16
-PLAIN_RATE = 1_000
+PLAIN_REQUESTS_PER_S = 1_000
 WARM_UP_S = 2.0
 OPEN_STREAMS = (200, 1_000)
-OPEN_PACE = 2
+OPEN_EVENTS_PER_S = 2
 LATENCY_REQUESTS_PER_S = 100
 LATENCY_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all measurements share. `watch` is called at the start of each measured window with its name and length."""
+    """What all measurements share. `watch(server, name, length_s)` is called when a measured window begins."""
 
     upstream: Server
     cores: machine.Cores
-    seconds: float
+    window_s: float
     watch: Callable[[Server, str, float], None]
 
 
@@ -46,7 +46,7 @@ class Window:
     proxy_cpu_s: float
     store_cpu_s: float
     load_core_busy: float
-    others_busy: float  # cores that processes of nobody here took meanwhile
+    others_busy: float  # cores that other programs took meanwhile
     first_byte_ms: dict[str, float] | None
     whole_ms: dict[str, float] | None
 
@@ -78,40 +78,40 @@ class Figures:
 
 
 class LoadFailed(Exception):
-    """An answer was wrong; figures of wrong answers are worth nothing."""
+    """An answer was wrong, so that the figures mean nothing."""
 
 
 def warm_up(bench: Bench, server: Server) -> None:
-    """A little of everything, so that what happens only once is over."""
+    """A little of every kind of request, so that what happens only once is not measured."""
     for stream in ([], ["--stream"]):
         with load(bench, server, PLAIN_CONNECTIONS, [f"--tokens={PLAIN_TOKENS}", "--rate=200", *stream]):
             time.sleep(WARM_UP_S / 2)
 
 
 def streams(bench: Bench, server: Server) -> Window:
-    """Paced streams that all began before the window and end after it: what an event costs, and nothing else."""
+    """Paced streams that all begin before the window and end after it, so that the window measures events alone."""
     lead_s = WARM_UP_S + 1
-    tokens = int((lead_s + bench.seconds + 1) * EVENTS_PER_S)
+    tokens = int((lead_s + bench.window_s + 1) * EVENTS_PER_S)
     options = ["--stream", "--once", f"--ramp={WARM_UP_S}", f"--tokens={tokens}", f"--pace={EVENTS_PER_S}"]
     with load(bench, server, STREAMS, options) as run:
         time.sleep(lead_s)
         run.wait_for_open(STREAMS)
-        return window(bench, server, run, "streams", bench.seconds)
+        return window(bench, server, run, "streams", bench.window_s)
 
 
 def plain(bench: Bench, server: Server) -> Window:
     """Whole answers at a rate that leaves both cores room."""
-    options = [f"--ramp={WARM_UP_S / 2}", f"--tokens={PLAIN_TOKENS}", f"--rate={PLAIN_RATE}"]
+    options = [f"--ramp={WARM_UP_S / 2}", f"--tokens={PLAIN_TOKENS}", f"--rate={PLAIN_REQUESTS_PER_S}"]
     with load(bench, server, PLAIN_CONNECTIONS, options) as run:
         time.sleep(WARM_UP_S)
-        return window(bench, server, run, "plain", bench.seconds)
+        return window(bench, server, run, "plain", bench.window_s)
 
 
 def peak(bench: Bench, server: Server) -> Window:
     """As many whole answers as the server, or the load core, can give."""
     with load(bench, server, PLAIN_CONNECTIONS, [f"--tokens={PLAIN_TOKENS}"]) as run:
         time.sleep(WARM_UP_S / 2)
-        return window(bench, server, run, "peak", bench.seconds / 2)
+        return window(bench, server, run, "peak", bench.window_s / 2)
 
 
 def latency(bench: Bench, server: Server) -> Window:
@@ -127,8 +127,8 @@ def memory(bench: Bench, server: Server) -> Memory:
     worker, everything = {}, {}
     for count in (0, *OPEN_STREAMS):
         ramp_s = count / 200
-        options = ["--stream", "--once", f"--ramp={ramp_s}", f"--tokens={int((ramp_s + 4) * OPEN_PACE)}"]
-        with load(bench, server, count, [*options, f"--pace={OPEN_PACE}"]) as run:
+        options = ["--stream", "--once", f"--ramp={ramp_s}", f"--tokens={int((ramp_s + 4) * OPEN_EVENTS_PER_S)}"]
+        with load(bench, server, count, [*options, f"--pace={OPEN_EVENTS_PER_S}"]) as run:
             time.sleep(ramp_s + 1.5)
             run.wait_for_open(count)
             sizes = machine.rss_bytes(server.proxy_pids())
@@ -182,7 +182,7 @@ def load(bench: Bench, server: Server, connections: int, options: list[str]) -> 
         process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
-    watchdog = threading.Timer(bench.seconds + 90, process.kill)
+    watchdog = threading.Timer(bench.window_s + 90, process.kill)
     watchdog.start()
     try:
         run = LoadRun(process)
@@ -195,10 +195,10 @@ def load(bench: Bench, server: Server, connections: int, options: list[str]) -> 
         process.wait()
 
 
-def window(bench: Bench, server: Server, run: LoadRun, name: str, seconds: float) -> Window:
-    bench.watch(server, name, seconds)
+def window(bench: Bench, server: Server, run: LoadRun, name: str, length_s: float) -> Window:
+    bench.watch(server, name, length_s)
     before = sample(bench, server, run)
-    time.sleep(seconds)
+    time.sleep(length_s)
     after = sample(bench, server, run)
     wall_s = after.at_s - before.at_s
     return Window(

@@ -1,4 +1,4 @@
-"""The yardstick of its own language: aiohttp's server and client, chunk for chunk, and nothing else.
+"""A pass-through of aiohttp's server and client and nothing else: what a proxy in Python costs at least.
 
 `python -m bench.passthrough PORT UPSTREAM_PORT`
 """

@@ -9,7 +9,7 @@ from bench.measure import (
     EVENTS_PER_S,
     OPEN_STREAMS,
     PLAIN_CONNECTIONS,
-    PLAIN_RATE,
+    PLAIN_REQUESTS_PER_S,
     PLAIN_TOKENS,
     STREAMS,
     Figures,
@@ -18,33 +18,35 @@ from bench.measure import (
 )
 
 Cells = dict[str, str]  # label to figure, in the order of the rows
-BUSY = 0.9
-OTHERS_BUSY = 0.2
-COALESCED = 0.9
-APART = 1.3
+LOAD_CORE_BUSY_FRACTION = 0.9
+OTHERS_BUSY_CORES = 0.2
+READS_PER_EVENT = 0.9
+NGINX_SPREAD_RATIO = 1.3
 LABEL_WIDTH, COLUMN_WIDTH = 42, 13
 
 
 def table(figures: Sequence[Figures], rate: LedgerRate | None) -> str:
     nginx_us = {part: nginx_costs_us(figures, part) for part in PER}
     base_us = {part: fmean(costs) if costs else None for part, costs in nginx_us.items()}
-    direct_ms = next((one.latency.first_byte_ms for one in figures if one.name == "direct" and one.latency), None)
+    direct_ms = next(
+        (server.latency.first_byte_ms for server in figures if server.name == "direct" and server.latency), None
+    )
     sections = {
         f"Streams: {STREAMS} at {EVENTS_PER_S} events/s each": [
-            stream_cells(one.streams, base_us["streams"]) if one.streams else {} for one in figures
+            stream_cells(server.streams, base_us["streams"]) if server.streams else {} for server in figures
         ],
-        f"Plain: {PLAIN_TOKENS} tokens, {PLAIN_CONNECTIONS} connections, at most {PLAIN_RATE:,} requests/s": [
-            plain_cells(one.plain, base_us["plain"]) if one.plain else {} for one in figures
+        f"Plain: {PLAIN_TOKENS} tokens, {PLAIN_CONNECTIONS} connections, at most {PLAIN_REQUESTS_PER_S:,} requests/s": [
+            plain_cells(server.plain, base_us["plain"]) if server.plain else {} for server in figures
         ],
         f"Plain, as fast as it goes, {PLAIN_CONNECTIONS} connections": [
-            plain_cells(one.peak, base_us["peak"]) if one.peak else {} for one in figures
+            plain_cells(server.peak, base_us["peak"]) if server.peak else {} for server in figures
         ],
         "To the first token, one request at a time": [
-            latency_cells(one.latency, direct_ms) if one.latency else {} for one in figures
+            latency_cells(server.latency, direct_ms) if server.latency else {} for server in figures
         ],
-        "Memory, resident": [memory_cells(one.memory) if one.memory else {} for one in figures],
+        "Memory, resident": [memory_cells(server.memory) if server.memory else {} for server in figures],
     }
-    heading = line("", [one.name for one in figures])
+    heading = line("", [server.name for server in figures])
     blocks = [section(title, columns) for title, columns in sections.items() if any(columns)]
     if rate:
         blocks.append(ledger_section(rate))
@@ -71,7 +73,7 @@ def ledger_section(rate: LedgerRate) -> str:
 
 def document(figures: Sequence[Figures], rate: LedgerRate | None) -> dict[str, object]:
     """Everything, unrounded, for programs."""
-    return {"servers": [asdict(one) for one in figures], "ledger": asdict(rate) if rate else None}
+    return {"servers": [asdict(server) for server in figures], "ledger": asdict(rate) if rate else None}
 
 
 def stream_cells(window: Window, nginx_us: float | None) -> Cells:
@@ -91,7 +93,7 @@ def plain_cells(window: Window, nginx_us: float | None) -> Cells:
 
 
 def cost_cells(unit: str, cost_us: tuple[float, float], nginx_us: float | None) -> Cells:
-    """Of the proxy alone, and with the Postgres that it keeps its ledger in, where it has one."""
+    """Of the proxy alone, and with the Postgres that it keeps its ledger in, where it has server."""
     proxy_us, with_store_us = cost_us
     cells = {f"CPU per {unit}, µs": f"{proxy_us:.1f}"}
     if nginx_us:
@@ -141,7 +143,7 @@ PER: Mapping[str, Callable[[Window], tuple[float, float]]] = {
 
 def nginx_costs_us(figures: Sequence[Figures], part: str) -> list[float]:
     """What nginx took each time it was measured."""
-    windows = [getattr(one, part) for one in figures if one.name.startswith("nginx")]
+    windows = [getattr(server, part) for server in figures if server.name.startswith("nginx")]
     return [PER[part](window)[0] for window in windows if window]
 
 
@@ -150,16 +152,20 @@ def warnings(figures: Sequence[Figures]) -> list[str]:
     found = []
     for part in PER:
         costs_us = nginx_costs_us(figures, part)
-        if costs_us and max(costs_us) > APART * min(costs_us):
+        if costs_us and max(costs_us) > NGINX_SPREAD_RATIO * min(costs_us):
             found.append(
                 f"{part}: nginx took {min(costs_us):.1f} µs and {max(costs_us):.1f} µs; believe no ratio to it."
             )
-    for one in figures:
-        for part, window in (("streams", one.streams), ("plain", one.plain), ("peak", one.peak)):
-            if window and window.load_core_busy > BUSY:
-                found.append(f"{part}, {one.name}: load and upstream took {window.load_core_busy:.0%} of their core.")
-            if window and window.others_busy > OTHERS_BUSY:
-                found.append(f"{part}, {one.name}: other programs took {window.others_busy:.0%} of a core meanwhile.")
-        if one.streams and one.streams.reads < COALESCED * one.streams.events:
-            found.append(f"streams, {one.name}: events came in batches, each cheaper than an event by itself.")
+    for server in figures:
+        for part, window in (("streams", server.streams), ("plain", server.plain), ("peak", server.peak)):
+            if window and window.load_core_busy > LOAD_CORE_BUSY_FRACTION:
+                found.append(
+                    f"{part}, {server.name}: load and upstream took {window.load_core_busy:.0%} of their core."
+                )
+            if window and window.others_busy > OTHERS_BUSY_CORES:
+                found.append(
+                    f"{part}, {server.name}: other programs took {window.others_busy:.0%} of a core meanwhile."
+                )
+        if server.streams and server.streams.reads < READS_PER_EVENT * server.streams.events:
+            found.append(f"streams, {server.name}: events came in batches, each cheaper than an event by itself.")
     return found

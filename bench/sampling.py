@@ -15,7 +15,7 @@ from bench.servers import ROOT, Server
 OUT = ROOT / "build"
 MISSING = "py-spy is not installed (pip install py-spy, anywhere on the PATH): no profile"
 RATE_HZ = 500
-TOP = 25
+TOP_FUNCTIONS = 25
 LINE = re.compile(r":\d+\)$")
 
 
@@ -31,14 +31,14 @@ class Sampler:
         if wanted and not self.program:
             print(f"bench: {MISSING}", file=sys.stderr)
 
-    def watch(self, server: Server, window: str, seconds: float) -> None:
+    def watch(self, server: Server, window: str, length_s: float) -> None:
         """Sample the largest process of Caduceus, its worker, for as long as the window lasts."""
         if not self.program or server.name != "Caduceus" or window not in ("streams", "plain", "peak"):
             return
         OUT.mkdir(exist_ok=True)
         file = OUT / f"bench-{window}.collapsed.txt"
         worker = max(server.proxy_pids(), key=lambda pid: sum(machine.rss_bytes([pid])))
-        options = ["--pid", str(worker), "--duration", str(int(seconds)), "--rate", str(RATE_HZ), "--nonblocking"]
+        options = ["--pid", str(worker), "--duration", str(int(length_s)), "--rate", str(RATE_HZ), "--nonblocking"]
         with machine.pinned(self.core):
             command = [self.program, "record", *options, "--format", "raw", "--output", str(file)]
             self.running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
@@ -72,5 +72,5 @@ def top(file: Path) -> str:
         total.update(dict.fromkeys(functions, int(count)))
     if not samples:
         return f"{file.name}: no samples"
-    rows = [f"{own[f] / samples:6.1%} {total[f] / samples:6.1%}  {f}" for f, _ in own.most_common(TOP)]
+    rows = [f"{own[f] / samples:6.1%} {total[f] / samples:6.1%}  {f}" for f, _ in own.most_common(TOP_FUNCTIONS)]
     return "\n".join([f"{file.name}: {samples} samples", "   own  total  function", *rows])

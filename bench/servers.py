@@ -147,7 +147,7 @@ def postmaster_pid(data: Path) -> int:
 
 
 def stop_postgres(data: Path) -> None:
-    """Only where Caduceus left it behind, as after being killed."""
+    """Stop the Postgres that Caduceus left running, as it does when it is killed."""
     try:
         os.kill(postmaster_pid(data), signal.SIGINT)
     except (ServerFailed, ProcessLookupError, ValueError):
@@ -170,7 +170,7 @@ def started(
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the bench, which then ends them in order
+            start_new_session=True,  # Ctrl-C reaches the bench alone, which ends its servers in order
         )
     try:
         yield process

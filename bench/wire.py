@@ -1,7 +1,7 @@
 """The bytes of the bench: requests and answers, built once, in the shape vLLM gives them.
 
-What an answer looks like is said in the prompt (`tokens=600 pace=50`), because that is what every proxy passes on
-untouched: that many completion tokens, so many a second; pace 0 is all of them at once.
+The prompt says what the answer is to look like (`tokens=600 pace=50`), because every proxy passes it on unchanged:
+600 completion tokens, 50 a second. At pace 0 all of them come at once.
 """
 
 import json
