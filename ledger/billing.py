@@ -2,21 +2,23 @@
 
 - The prompt is charged once, at the price of the endpoint that first delivered; each completion token at the price of
   the endpoint that produced it. Everything else a provider takes is our cost.
-- The basis is the provider's count. Missing or implausible: ours. More than 10 % and 20 tokens above ours: ours too,
-  and the difference is booked as disputed cost. The usage shown is the usage billed.
-- A charge never exceeds its hold; what goes beyond is our overrun.
+- The basis is the count that the provider reported. Where it is missing, implausible, or `excessive` beside our own
+  count, ours is the basis; what the provider takes for the excess is booked as disputed cost. The usage shown is the
+  usage billed.
+- A charge never exceeds its hold; the rest is our overrun.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import assert_never
 
 from ledger.errors import NoPrice
 from ledger.prices import Price
 
 DISPUTE_PERCENT = 10
 DISPUTE_TOKENS = 20
-ABSURD_TOKENS = 10**8  # no context or answer is that long: such a count says nothing
+ABSURD_TOKENS = 10**8  # no context and no answer is that long
 
 
 class UsageSource(StrEnum):
@@ -36,7 +38,7 @@ class Ending(StrEnum):
     CLIENT_LEFT = "client_left"
     PROVIDER_CUT = "provider_cut"
     FAILED = "failed"  # nothing of it was delivered
-    REPAIR = "repair"  # it made good what another attempt, which is charged, got wrong
+    REPAIR = "repair"  # it replaced the answer of an attempt that is charged
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Tokens:
     reasoning: int = 0
 
 
-NONE = Tokens(0)
+NO_TOKENS = Tokens(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +63,18 @@ class Delivery:
     sandbox: bool
     sell: Price | None  # what the tenant pays there
     buy: Price  # what the provider takes
-    claimed: Tokens | None  # the provider's own count, None where it is missing
-    claimed_source: UsageSource  # PROVIDER, or CONTINUOUS for the last of continuous statistics
+    reported: Tokens | None  # the provider's own count; None: it reported none
+    reported_source: UsageSource  # PROVIDER, or CONTINUOUS for the last of continuous statistics
     counted: Tokens  # ours: of the prompt sent, and of what was delivered
     counted_exactly: bool
     ending: Ending
-    hidden_reasoning: bool = False  # declared: the provider generates, and counts, more than it shows
-    cost_unknown: bool = False
+    hidden_reasoning: bool = False  # the provider declares that it generates and counts tokens that it does not show
+    cost_unknown: bool = False  # it worked, or may have worked, without reporting how much
 
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """What one endpoint's tokens are due; `charged_pusd` is less than `amount_pusd` where the hold ended."""
+    """What the tokens of one endpoint cost the tenant; the hold may leave less than `amount_pusd` to be charged."""
 
     endpoint: str
     sandbox: bool
@@ -84,13 +86,13 @@ class BillLine:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one attempt cost us; `disputed_pusd` is what the provider takes beyond that and we do not accept."""
+    """What one attempt cost us. `disputed_pusd` comes on top: the provider takes it, and we do not accept it."""
 
     endpoint: str
     provider: str
     sandbox: bool
     tokens: Tokens
-    claimed: Tokens | None
+    reported: Tokens | None
     cost_pusd: int
     disputed_pusd: int
     unknown: bool
@@ -98,6 +100,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
+    """What the tenant pays and what the attempts cost us; `overrun_pusd` is due beyond the hold and not charged."""
+
     charge_pusd: int
     sandbox_charge_pusd: int  # of `charge_pusd`
     tokens: Tokens
@@ -110,13 +114,13 @@ class Bill:
 
     @property
     def cost_pusd(self) -> int:
-        """Accepted cost; what is disputed comes on top."""
+        """Accepted cost, without `disputed_pusd`."""
         return sum(cost.cost_pusd for cost in self.costs)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One attempt's tokens: those `billed`, those `accepted` as the provider's due, how they are known, what is odd."""
+    """The tokens of one attempt: `billed` to the tenant, `accepted` as the provider's due. `flag` says what is odd."""
 
     billed: Tokens
     accepted: Tokens
@@ -150,7 +154,7 @@ def bill(deliveries: Sequence[Delivery], hold_pusd: int) -> Bill:
 
 
 def delivered(delivery: Delivery) -> bool:
-    """Whether the tenant pays for it: a provider's cut leaves due only what came, and nothing if nothing came."""
+    """Whether the tenant pays for it. An answer that the provider cut is paid for if some of it came."""
     match delivery.ending:
         case Ending.FAILED | Ending.REPAIR:
             return False
@@ -158,54 +162,59 @@ def delivered(delivery: Delivery) -> bool:
             return delivery.counted.completion > 0
         case Ending.COMPLETE | Ending.CLIENT_LEFT:
             return True
+        case _ as never:
+            assert_never(never)
 
 
 def measure(delivery: Delivery) -> Measured:
-    """The provider's count where it can be believed, else ours, prompt and completion each for itself."""
-    claimed, counted = delivery.claimed, delivery.counted
+    """Take the reported count where it is plausible and not excessive, else ours; prompt and completion apart."""
+    reported, counted = delivery.reported, delivery.counted
     ours = UsageSource.COUNTED if delivery.counted_exactly else UsageSource.ESTIMATED
-    if claimed is None:
+    if reported is None:
         return Measured(counted, counted, ours, None if delivery.ending is Ending.FAILED else "usage_missing")
-    if not plausible(claimed, counted):
+    if not plausible(reported, counted):
         return Measured(counted, counted, ours, "usage_implausible")
-    long_prompt = excessive(claimed.prompt, counted.prompt)
-    long_completion = excessive(claimed.completion, counted.completion)
-    # Hidden reasoning explains a completion longer than what came, but not a longer prompt.
+    long_prompt = excessive(reported.prompt, counted.prompt)
+    long_completion = excessive(reported.completion, counted.completion)
+    # Hidden reasoning explains a completion longer than the text that came, but not a longer prompt.
     disputed = long_prompt or (long_completion and not delivery.hidden_reasoning)
     accepted = Tokens(
-        counted.prompt if long_prompt else claimed.prompt,
-        min(claimed.cached, counted.prompt) if long_prompt else claimed.cached,
-        *completion(counted if long_completion and not delivery.hidden_reasoning else claimed),
+        counted.prompt if long_prompt else reported.prompt,
+        min(reported.cached, counted.prompt) if long_prompt else reported.cached,
+        *completion(counted if long_completion and not delivery.hidden_reasoning else reported),
     )
-    if long_completion and delivery.ending is Ending.PROVIDER_CUT:  # hidden or not: only what was delivered is due
+    if long_completion and delivery.ending is Ending.PROVIDER_CUT:  # even with hidden reasoning only what came is due
         billed = Tokens(accepted.prompt, accepted.cached, *completion(counted))
     else:
         billed = accepted
     by_provider = accepted == billed and not disputed
     return Measured(
-        billed, accepted, delivery.claimed_source if by_provider else ours, "usage_disputed" if disputed else None
+        billed, accepted, delivery.reported_source if by_provider else ours, "usage_disputed" if disputed else None
     )
 
 
 def completion(tokens: Tokens) -> tuple[int, int]:
-    """Completion and the reasoning inside it, which some providers count apart and so beyond it."""
+    """Completion and reasoning tokens. Some providers count reasoning beside the completion; it is cut to fit in it."""
     return tokens.completion, min(tokens.reasoning, tokens.completion)
 
 
-def plausible(claimed: Tokens, counted: Tokens) -> bool:
-    """Zero cached or reasoning tokens are zeros; zero of what evidently was there is not."""
+def plausible(reported: Tokens, counted: Tokens) -> bool:
+    """Whether the report can be true: no negative or absurd numbers, a prompt, and a completion if we counted one."""
     return (
-        0 < claimed.prompt < ABSURD_TOKENS
-        and 0 <= claimed.cached <= claimed.prompt
-        and 0 <= claimed.completion < ABSURD_TOKENS
-        and 0 <= claimed.reasoning < ABSURD_TOKENS
-        and (claimed.completion > 0 or counted.completion == 0)
+        0 < reported.prompt < ABSURD_TOKENS
+        and 0 <= reported.cached <= reported.prompt
+        and 0 <= reported.completion < ABSURD_TOKENS
+        and 0 <= reported.reasoning < ABSURD_TOKENS
+        and (reported.completion > 0 or counted.completion == 0)
     )
 
 
-def excessive(claimed: int, counted: int) -> bool:
-    """More than 10 % and more than 20 tokens above our own count."""
-    return claimed * 100 > counted * (100 + DISPUTE_PERCENT) and claimed > counted + DISPUTE_TOKENS
+def excessive(reported: int, counted: int) -> bool:
+    """Whether a reported number of tokens is more than 10 % and more than 20 tokens above our own count.
+
+    The one place of this rule: whoever asks whether to believe a provider's count asks here.
+    """
+    return reported * 100 > counted * (100 + DISPUTE_PERCENT) and reported > counted + DISPUTE_TOKENS
 
 
 def priced(delivery: Delivery, tokens: Tokens, left_pusd: int) -> BillLine:
@@ -217,22 +226,22 @@ def priced(delivery: Delivery, tokens: Tokens, left_pusd: int) -> BillLine:
 
 
 def cost(delivery: Delivery, found: Measured) -> Cost:
-    """What the provider takes by its own count. A failed attempt that reported nothing took nothing that we know of."""
-    claimed = delivery.claimed
+    """What the provider takes. A failed attempt costs what was reported for it, or nothing."""
+    reported = delivery.reported
     tokens = found.accepted
     if delivery.ending is Ending.FAILED:
-        believed = claimed if claimed is not None and plausible(claimed, NONE) else NONE
+        believed = reported if reported is not None and plausible(reported, NO_TOKENS) else NO_TOKENS
         tokens = Tokens(believed.prompt, believed.cached, *completion(believed))
     cost_pusd = amount(tokens, delivery.buy)
     disputed_pusd = 0
-    if claimed is not None and delivery.ending is not Ending.FAILED and found.flag == "usage_disputed":
-        disputed_pusd = max(0, amount(claimed, delivery.buy) - cost_pusd)
+    if reported is not None and delivery.ending is not Ending.FAILED and found.flag == "usage_disputed":
+        disputed_pusd = max(0, amount(reported, delivery.buy) - cost_pusd)
     return Cost(
         delivery.endpoint,
         delivery.provider,
         delivery.sandbox,
         tokens,
-        claimed,
+        reported,
         cost_pusd,
         disputed_pusd,
         delivery.cost_unknown,
@@ -240,7 +249,7 @@ def cost(delivery: Delivery, found: Measured) -> Cost:
 
 
 def amount(tokens: Tokens, price: Price) -> int:
-    """Pico-dollars: the cached part of the prompt at its own price."""
+    """Pico-dollars. The cached part of the prompt has a price of its own."""
     return (
         (tokens.prompt - tokens.cached) * price.input_pusd
         + tokens.cached * price.cached_input_pusd
@@ -260,7 +269,7 @@ def total(parts: Sequence[Tokens]) -> Tokens:
 
 
 def worst(sources: Sequence[UsageSource]) -> UsageSource:
-    """Of nothing delivered our own count is exact."""
+    """The least certain of `sources`; COUNTED where nothing was delivered."""
     return max(sources, key=RANKS.__getitem__, default=UsageSource.COUNTED)
 
 

@@ -40,9 +40,6 @@ class Plan:
     own: tuple[PriceVersion, ...] = ()
 
 
-PASS_THROUGH = Plan("pass-through", markup_ppm=0)
-
-
 class PriceBook:
     """All versions of all endpoints and plans as of one reading. Looking up the same again is one dictionary access."""
 

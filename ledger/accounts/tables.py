@@ -167,7 +167,6 @@ request = _table(
     lines=JSON_OR_NULL,
     costs=JSON_OR_NULL,
     attempts=JSON_OR_NULL,
-    explanation=JSON_OR_NULL,
     upstream_contacted=Boolean,
     ttft_ms=Integer,
     total_ms=Integer,

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, assert_never
 from uuid import UUID
 
 import asyncpg
@@ -194,6 +194,8 @@ class GroupCommit:
                             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
                         failures += 1
                         batch = await self._reconnect(batch, error)
+                    case _ as never:
+                        assert_never(never)
             else:
                 self._resolve(batch, outcomes)
                 return

@@ -65,7 +65,7 @@ class HoldOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A request that is over. `attempts` and `explanation` are JSON; no `bill`: nothing delivered, nothing cost."""
+    """A request that is over. `attempts` is JSON; without a `bill` nothing was delivered and nothing was paid."""
 
     request_id: UUID
     account_id: int
@@ -84,7 +84,6 @@ class Settlement:
     ttft_ms: int | None = None
     user: str | None = None
     metadata: Mapping[str, str] | None = None
-    explanation: bytes | None = None
     answer: Answer | None = None  # of a request that claimed something
 
 
@@ -152,7 +151,6 @@ def settlement_row(settlement: Settlement, *, swept: bool = False) -> Row:
         orjson.dumps([shown_line(line) for line in bill.lines]),
         orjson.dumps([shown_cost(cost) for cost in bill.costs]),
         settlement.attempts,
-        settlement.explanation,
         settlement.upstream_contacted,
         settlement.ttft_ms,
         settlement.total_ms,
@@ -189,7 +187,7 @@ def shown_cost(cost: Cost) -> dict[str, Any]:
         "provider": cost.provider,
         "sandbox": cost.sandbox,
         "tokens": cost.tokens,
-        "claimed": cost.claimed,
+        "reported": cost.reported,
         "cost_pusd": cost.cost_pusd,
         "disputed_pusd": cost.disputed_pusd,
         "unknown": cost.unknown,

@@ -243,9 +243,9 @@ CHECKS: tuple[tuple[str, str, str], ...] = (
         WITH in_force AS (
             SELECT * FROM invoice WHERE kind <> 'credit_note'
                 AND NOT EXISTS (SELECT FROM invoice AS note WHERE note.cancels = invoice.id))
-        SELECT one.number, other.number AS other FROM in_force AS one JOIN in_force AS other
-            ON other.tenant_id = one.tenant_id AND other.id > one.id
-            AND other.period_start < one.period_end AND one.period_start < other.period_end
+        SELECT earlier.number, later.number AS other FROM in_force AS earlier JOIN in_force AS later
+            ON later.tenant_id = earlier.tenant_id AND later.id > earlier.id
+            AND later.period_start < earlier.period_end AND earlier.period_start < later.period_end
         """,
     ),
     (

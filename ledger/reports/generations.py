@@ -1,6 +1,6 @@
 """One finished request as its tenant may see it: what it did, the usage billed, and a receipt that adds up.
 
-Nothing of what it cost us, or of what providers claimed, is in here.
+It holds neither our costs nor the providers' own counts.
 """
 
 from dataclasses import dataclass

@@ -178,7 +178,6 @@ CREATE TABLE request (
     lines json NOT NULL DEFAULT '[]',  -- what the charge is made of: see ledger/journal.py
     costs json NOT NULL DEFAULT '[]',  -- what each attempt cost, with the provider's own count
     attempts json,
-    explanation json,
     upstream_contacted boolean NOT NULL,
     ttft_ms integer,
     total_ms integer NOT NULL,
@@ -362,7 +361,7 @@ CREATE TYPE settlement_row AS (
     endpoint text, region text, prompt_tokens integer, cached_tokens integer, completion_tokens integer,
     reasoning_tokens integer, usage_source text, hold_pusd bigint, charge_pusd bigint, sandbox_charge_pusd bigint,
     cost_pusd bigint, disputed_pusd bigint, overrun_pusd bigint, flags text[], lines json, costs json, attempts json,
-    explanation json, upstream_contacted boolean, ttft_ms integer, total_ms integer, user_label text, metadata json);
+    upstream_contacted boolean, ttft_ms integer, total_ms integer, user_label text, metadata json);
 -- `credit` is null where the process does not know the payable account, of `payable` kind, of `provider` yet.
 CREATE TYPE transfer_row AS (
     id uuid, ordinal smallint, debit bigint, credit bigint, amount bigint, kind text, payable text, provider text);
@@ -461,14 +460,14 @@ BEGIN
     ), written AS (
         INSERT INTO request (id, tenant_id, key_id, account_id, state, swept, surface, model, endpoint, region,
             prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, usage_source, hold_pusd, charge_pusd,
-            sandbox_charge_pusd, cost_pusd, disputed_pusd, overrun_pusd, flags, lines, costs, attempts, explanation,
+            sandbox_charge_pusd, cost_pusd, disputed_pusd, overrun_pusd, flags, lines, costs, attempts,
             upstream_contacted, ttft_ms, total_ms, posted_at)
         SELECT id, tenant_id, key_id, account_id, state, swept, surface, model, endpoint, region,
             prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, usage_source,
             coalesce(released.amount, hold_pusd), charge_pusd,
             sandbox_charge_pusd, cost_pusd, disputed_pusd, overrun_pusd,
             CASE WHEN released.amount IS NULL AND charge_pusd > 0 THEN flags || 'without_hold'::text ELSE flags END,
-            lines, costs, attempts, explanation, upstream_contacted, ttft_ms, total_ms, posted
+            lines, costs, attempts, upstream_contacted, ttft_ms, total_ms, posted
         FROM given LEFT JOIN released ON released.request_id = given.id
         ON CONFLICT DO NOTHING
         RETURNING id, account_id, key_id, charge_pusd

@@ -70,8 +70,8 @@ def delivery(prompt: int = 100, completion: int = 20, **changes: Any) -> Deliver
         "sandbox": False,
         "sell": PRICE,
         "buy": PRICE,
-        "claimed": Tokens(prompt, completion=completion),
-        "claimed_source": UsageSource.PROVIDER,
+        "reported": Tokens(prompt, completion=completion),
+        "reported_source": UsageSource.PROVIDER,
         "counted": Tokens(prompt, completion=completion),
         "counted_exactly": True,
         "ending": Ending.COMPLETE,
@@ -227,9 +227,9 @@ class Gate:
         ]
         self._tasks |= set(pumps)
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for one in (writer, there):
-            one.transport.abort()
-            self._writers.discard(one)
+        for end in (writer, there):
+            end.transport.abort()
+            self._writers.discard(end)
         await asyncio.gather(*pumps, return_exceptions=True)
         self._tasks -= set(pumps)
 

@@ -16,7 +16,7 @@ COST = Price(3, 800, 2_000, 80)
 PLENTY = 10**15
 
 
-def attempt(claimed: Tokens | None, counted: Tokens | None = None, **changes: object) -> Delivery:
+def attempt(reported: Tokens | None, counted: Tokens | None = None, **changes: object) -> Delivery:
     """At the EU endpoint, in full, unless `changes` say otherwise. Without `counted` our count is the provider's."""
     base = Delivery(
         endpoint="eu",
@@ -24,9 +24,9 @@ def attempt(claimed: Tokens | None, counted: Tokens | None = None, **changes: ob
         sandbox=False,
         sell=EU,
         buy=COST,
-        claimed=claimed,
-        claimed_source=UsageSource.PROVIDER,
-        counted=counted or claimed or Tokens(0),
+        reported=reported,
+        reported_source=UsageSource.PROVIDER,
+        counted=counted or reported or Tokens(0),
         counted_exactly=True,
         ending=Ending.COMPLETE,
     )
@@ -96,7 +96,7 @@ def test_a_failure_that_reported_nothing_costs_nothing_or_is_marked_unknown() ->
 
 
 @pytest.mark.parametrize(
-    ("claimed", "counted", "charged", "flagged"),
+    ("reported", "counted", "charged", "flagged"),
     [
         (120, 100, 120, False),  # 20 tokens above, and no more
         (121, 100, 100, True),
@@ -107,12 +107,12 @@ def test_a_failure_that_reported_nothing_costs_nothing_or_is_marked_unknown() ->
     ],
 )
 def test_more_than_10_percent_and_20_tokens_above_our_count_is_disputed(
-    claimed: int, counted: int, charged: int, flagged: bool
+    reported: int, counted: int, charged: int, flagged: bool
 ) -> None:
-    due = billed(attempt(Tokens(10, completion=claimed, reasoning=claimed), Tokens(10, completion=counted)))
+    due = billed(attempt(Tokens(10, completion=reported, reasoning=reported), Tokens(10, completion=counted)))
     assert due.tokens.completion == charged
     assert due.cost_pusd == 10 * 800 + charged * 2_000
-    assert due.disputed_pusd == (claimed - charged) * 2_000
+    assert due.disputed_pusd == (reported - charged) * 2_000
     assert (due.flags, due.source) == ((("usage_disputed",), "counted") if flagged else ((), "provider"))
 
 
@@ -130,7 +130,7 @@ def test_hidden_reasoning_explains_a_long_completion_but_no_long_prompt() -> Non
 
 
 @pytest.mark.parametrize(
-    ("claimed", "flag"),
+    ("reported", "flag"),
     [
         (None, "usage_missing"),
         (Tokens(100), "usage_implausible"),  # zero completion beside delivered text
@@ -143,9 +143,9 @@ def test_hidden_reasoning_explains_a_long_completion_but_no_long_prompt() -> Non
 )
 @pytest.mark.parametrize(("exactly", "source"), [(True, "counted"), (False, "estimated")])
 def test_missing_or_implausible_means_ours_flagged(
-    claimed: Tokens | None, flag: str, exactly: bool, source: str
+    reported: Tokens | None, flag: str, exactly: bool, source: str
 ) -> None:
-    due = billed(attempt(claimed, Tokens(90, completion=21, reasoning=3), counted_exactly=exactly))
+    due = billed(attempt(reported, Tokens(90, completion=21, reasoning=3), counted_exactly=exactly))
     assert due.tokens == Tokens(90, completion=21, reasoning=3)
     assert (due.flags, due.source, due.disputed_pusd) == ((flag,), source, 0)
 
@@ -177,7 +177,7 @@ def test_a_provider_that_cuts_is_paid_for_what_was_delivered() -> None:
     continuous = attempt(
         Tokens(100, completion=8),
         Tokens(100, completion=7),
-        claimed_source=UsageSource.CONTINUOUS,
+        reported_source=UsageSource.CONTINUOUS,
         ending=Ending.PROVIDER_CUT,
     )
     assert (billed(continuous).tokens.completion, billed(continuous).source) == (8, UsageSource.CONTINUOUS)
@@ -223,20 +223,20 @@ def test_several_sources_are_as_good_as_the_worst() -> None:
 
 prices = st.builds(Price, st.integers(1, 9), *[st.integers(0, 10**7)] * 3)
 counts = st.integers(-5, 3_000) | st.sampled_from([0, 10**8, 10**12])
-claims = st.none() | st.builds(Tokens, counts, counts, counts, counts)
+reports = st.none() | st.builds(Tokens, counts, counts, counts, counts)
 
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> Delivery:
     prompt, completion = draw(st.integers(0, 2_000)), draw(st.integers(0, 2_000))
     return attempt(
-        draw(claims),
+        draw(reports),
         Tokens(prompt, draw(st.integers(0, prompt)), completion, draw(st.integers(0, completion))),
         endpoint=draw(st.sampled_from(["eu", "us"])),
         sell=draw(prices),
         buy=draw(prices),
         sandbox=draw(st.booleans()),
-        claimed_source=draw(st.sampled_from([UsageSource.PROVIDER, UsageSource.CONTINUOUS])),
+        reported_source=draw(st.sampled_from([UsageSource.PROVIDER, UsageSource.CONTINUOUS])),
         counted_exactly=draw(st.booleans()),
         ending=draw(st.sampled_from(Ending)),
         hidden_reasoning=draw(st.booleans()),

@@ -213,14 +213,14 @@ async def test_a_batch_reads_by_index(books: Any, store: Store) -> None:
         settled = [
             Write(
                 Part.SETTLEMENT,
-                one.request_id,
+                settlement.request_id,
                 acme.account_id,
-                settlement_row(one, swept=swept),
-                transfer_rows(one, accounts),
-                claim=answer_row(one.request_id, Answer(whole=number % 2 == 0, sealed=b"sealed")),
+                settlement_row(settlement, swept=swept),
+                transfer_rows(settlement, accounts),
+                claim=answer_row(settlement.request_id, Answer(whole=number % 2 == 0, sealed=b"sealed")),
             )
             for swept in (True, False)
-            for number, one in enumerate(settlements)
+            for number, settlement in enumerate(settlements)
         ]
         others = [Write(Part.VOID, hold.request_id, acme.account_id, hold.request_id) for hold in holds[10:15]]
         others += [

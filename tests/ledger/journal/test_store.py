@@ -96,7 +96,7 @@ async def test_sandbox_and_disputed_amounts_go_to_accounts_of_their_own(books: A
     acme = await books.customer("10.00")
     hold = acme.hold()
     await store.hold(hold)
-    cut = books.delivery(claimed=Tokens(100, completion=50), ending=Ending.PROVIDER_CUT)
+    cut = books.delivery(reported=Tokens(100, completion=50), ending=Ending.PROVIDER_CUT)
     rest = books.delivery(endpoint="sandbox", provider="sandbox", sandbox=True)
     await store.settle(books.settlement(hold, bill([cut, rest], hold.amount_pusd)))
     sums = await books.owner.fetch(

@@ -47,7 +47,9 @@ def folded(*charges: dict[str, Any]) -> Invoice:
 
 def test_tokens_of_one_price_are_one_line_a_kind() -> None:
     invoice = folded(line(100_000, 40_000, 20_000), line(1_000, 0, 0), line(10, 0, 0, endpoint="us", price_version=9))
-    assert [(one.kind, one.endpoint, one.price_version, one.quantity, one.amount_pusd) for one in invoice.lines] == [
+    assert [
+        (entry.kind, entry.endpoint, entry.price_version, entry.quantity, entry.amount_pusd) for entry in invoice.lines
+    ] == [
         ("prompt", "nebius", 7, 61_000, 61_000_000_000),
         ("cached_prompt", "nebius", 7, 40_000, 4_000_000_000),
         ("completion", "nebius", 7, 20_000, 60_000_000_000),
@@ -59,7 +61,7 @@ def test_tokens_of_one_price_are_one_line_a_kind() -> None:
 
 def test_a_new_markup_on_the_same_version_is_another_line() -> None:
     invoice = folded(line(5, 0, 0), line(5, 0, 0, input_pusd=1_100_000))
-    assert [one.unit_price_pusd for one in invoice.lines[:-1]] == [1_000_000, 1_100_000]
+    assert [entry.unit_price_pusd for entry in invoice.lines[:-1]] == [1_000_000, 1_100_000]
 
 
 def test_sandbox_charges_are_on_no_invoice() -> None:
@@ -68,7 +70,7 @@ def test_sandbox_charges_are_on_no_invoice() -> None:
 
 def test_what_went_beyond_a_hold_is_taken_off_in_a_line_of_its_own() -> None:
     invoice = folded(line(100, 0, 20, charged_pusd=150_000_000))
-    assert [(one.kind, one.amount_pusd) for one in invoice.lines][2] == ("beyond_hold", -10_000_000)
+    assert [(entry.kind, entry.amount_pusd) for entry in invoice.lines][2] == ("beyond_hold", -10_000_000)
     assert invoice.exact_pusd == 150_000_000
 
 
@@ -78,7 +80,7 @@ def test_a_correction_is_the_difference_that_it_makes() -> None:
     fold.add([line(100, 0, 25)], correction=True)
     fold.add([line(100, 0, 7)], times=-1, correction=True)
     lines = fold.lines()
-    assert [(one.kind, one.correction, one.quantity) for one in lines] == [
+    assert [(entry.kind, entry.correction, entry.quantity) for entry in lines] == [
         ("prompt", False, 100),
         ("completion", False, 20),
         ("completion", True, 18),
@@ -102,7 +104,7 @@ def test_what_credit_did_not_cover_is_due() -> None:
     paid = make_invoice(fold.lines(), covered_pusd=parse_usd("3"))
     partly = make_invoice(fold.lines(), covered_pusd=parse_usd("1.005"))
     unpaid = make_invoice(fold.lines(), covered_pusd=0)
-    assert [(one.prepaid_pusd, one.due_pusd) for one in (paid, partly, unpaid)] == [
+    assert [(bill.prepaid_pusd, bill.due_pusd) for bill in (paid, partly, unpaid)] == [
         (parse_usd("3"), 0),
         (parse_usd("1.01"), parse_usd("1.99")),
         (0, parse_usd("3")),
@@ -156,18 +158,18 @@ def test_lines_add_up_whatever_was_charged(
     changes = [(1 if not new["sandbox"] else 0) * new["charged_pusd"] for new, _ in corrected]
     changes += [-(1 if not old["sandbox"] else 0) * old["charged_pusd"] for _, old in corrected]
     assert invoice.exact_pusd == sum(real) + sum(changes)
-    assert invoice.subtotal_pusd == sum(one.amount_pusd for one in invoice.lines)
+    assert invoice.subtotal_pusd == sum(entry.amount_pusd for entry in invoice.lines)
     assert invoice.subtotal_pusd % PUSD_PER_CENT == 0
     assert abs(invoice.subtotal_pusd - invoice.exact_pusd) * 2 <= PUSD_PER_CENT
     assert invoice.prepaid_pusd + invoice.due_pusd == invoice.total_pusd
-    for one in invoice.lines:
-        if one.quantity is not None and one.unit_price_pusd is not None:
-            assert one.quantity * one.unit_price_pusd == one.amount_pusd
+    for entry in invoice.lines:
+        if entry.quantity is not None and entry.unit_price_pusd is not None:
+            assert entry.quantity * entry.unit_price_pusd == entry.amount_pusd
     shown = amounts(invoice)
-    assert sum(parse_usd(one["amount"]) for one in shown["lines"]) == parse_usd(shown["subtotal"])
+    assert sum(parse_usd(entry["amount"]) for entry in shown["lines"]) == parse_usd(shown["subtotal"])
     undone = credit_note(invoice)
-    assert [replace(one, amount_pusd=0, quantity=None) for one in undone.lines] == [
-        replace(one, amount_pusd=0, quantity=None) for one in invoice.lines
+    assert [replace(entry, amount_pusd=0, quantity=None) for entry in undone.lines] == [
+        replace(entry, amount_pusd=0, quantity=None) for entry in invoice.lines
     ]
     assert undone.total_pusd + invoice.total_pusd == 0 == undone.due_pusd + invoice.due_pusd
-    assert sum(one.amount_pusd for one in undone.lines) == undone.subtotal_pusd
+    assert sum(entry.amount_pusd for entry in undone.lines) == undone.subtotal_pusd

@@ -126,7 +126,7 @@ async def test_a_cancelled_invoice_is_taken_back_whole_and_issued_anew(books: An
     assert anew["number"] != paper["number"]
     async with administration(books.url) as db:
         listed = await list_invoices(db, acme.name)
-    assert [(one["number"], one["cancelled_by"]) for one in listed] == [
+    assert [(paper["number"], paper["cancelled_by"]) for paper in listed] == [
         (paper["number"], note["number"]),
         (note["number"], None),
         (anew["number"], None),

@@ -80,9 +80,9 @@ async def test_every_check_can_fail(full: Any) -> None:
     assert set(CORRUPTIONS) == {name for name, _, _ in CHECKS}
     for check, corruption in CORRUPTIONS.items():
         found = await proved_after(full, corruption)
-        failed = {one.name for one in found if not one.ok}
+        failed = {proof.name for proof in found if not proof.ok}
         assert {check} <= failed <= {check} | FOLLOWING.get(check, set()), check
-        assert next(one.detail for one in found if one.name == check)
+        assert next(proof.detail for proof in found if proof.name == check)
 
 
 async def proved_after(full: Any, corruption: str) -> tuple[Check, ...]:

@@ -14,7 +14,7 @@ from ledger.reports import standing, usage
 from proxy.commands.usage import shown
 from proxy.sandbox.script import Script
 
-SECRETS = ("cost_pusd", "margin", "claimed", "disputed_pusd", "buy")
+SECRETS = ("cost_pusd", "margin", "reported", "disputed_pusd", "buy")
 
 
 async def get(house: Any, path: str, key: str | None = None) -> tuple[int, Any]:
