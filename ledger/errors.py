@@ -11,7 +11,8 @@ LedgerError
 │   ├── HoldRefused
 │   └── SettlementRefused
 ├── LedgerUnavailable     Postgres does not answer
-└── NotMigrated           the schema is not the one this program was written for
+├── NotMigrated           the schema is one that `caduceus migrate` brings to this version
+└── OldSchema             the tables are a development version's, from which no migration leads on
 """
 
 from uuid import UUID
@@ -81,7 +82,20 @@ class LedgerUnavailable(LedgerError):
 
 
 class NotMigrated(LedgerError):
+    """`found` is the database's revision, None where there is none; equal to `wanted` where only functions differ."""
+
     def __init__(self, found: str | None, wanted: str) -> None:
         self.found, self.wanted = found, wanted
         state = f"at revision {found}" if found else "empty"
+        if found == wanted:
+            state += " with the functions of another version"
         super().__init__(f"the database is {state}, this program needs revision {wanted}; run `caduceus migrate`")
+
+
+class OldSchema(LedgerError):
+    """Nothing was changed. `advice` says where to start anew."""
+
+    def __init__(
+        self, advice: str = "create an empty database, name it in `database.url`, and run `caduceus migrate`"
+    ) -> None:
+        super().__init__(f"the database was made by another development version and is left as it is; {advice}")

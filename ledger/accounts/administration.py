@@ -16,20 +16,20 @@ from sqlalchemy.pool import NullPool
 
 from ledger.accounts import tables
 from ledger.journal import connections
-from ledger.journal.schema import SERVING_ROLE
+from ledger.journal.schema import SERVING_ROLE, check_schema
 
 CONNECT_TIMEOUT_S = 5.0
 
 
 @asynccontextmanager
 async def administration(url: str) -> AsyncIterator[AsyncConnection]:
-    """Raises NotMigrated, LedgerUnavailable."""
+    """Raises NotMigrated, OldSchema, LedgerUnavailable."""
 
     async def connect() -> asyncpg.Connection:
         settings = {"role": SERVING_ROLE, "application_name": "caduceus administration", "jit": "off"}
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings=settings)
         try:
-            await connections.check_schema(connection)
+            await check_schema(connection)
             await connections.whole_numbers(connection)
         except BaseException:
             connection.terminate()

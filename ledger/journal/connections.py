@@ -92,15 +92,6 @@ async def translated() -> AsyncIterator[None]:
         raise LedgerUnavailable(f"Postgres does not answer: {error or type(error).__name__}") from error
 
 
-async def check_schema(connection: asyncpg.Connection) -> None:
-    try:
-        found = await connection.fetchval("SELECT version_num FROM alembic_version")
-    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
-        found = None
-    if found != SCHEMA_REVISION:
-        raise NotMigrated(found, SCHEMA_REVISION)
-
-
 async def take_name(connection: asyncpg.Connection, name: str, attempts: int) -> bool:
     """Take `name` for as long as the connection lives. A predecessor that was killed may take a moment to go."""
     for attempt in range(attempts):

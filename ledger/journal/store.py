@@ -20,7 +20,7 @@ from ledger.journal import connections
 from ledger.journal.file_prices import FilePrice, sync_file_prices
 from ledger.journal.group_commit import GroupCommit, Part, Write
 from ledger.journal.reading import ClaimFound, load_claim, load_key, load_price_book
-from ledger.journal.schema import MONTHS_AHEAD
+from ledger.journal.schema import MONTHS_AHEAD, check_schema
 from ledger.journal.sweep import dead_holds, settle_from_checkpoint
 from ledger.journal.writes import (
     Hold,
@@ -86,7 +86,7 @@ class Store:
         """Connect as the serving role, sweep what an earlier run of `server_name` left held, and serve.
 
         `server_name` is this process's own: two at once under one name are refused. Raises NotMigrated,
-        LedgerUnavailable, Refused. Leaving the block writes what is queued.
+        OldSchema, LedgerUnavailable, Refused. Leaving the block writes what is queued.
         """
         store = cls(url, server_name, lease_s)
         async with connections.pool(url, f"caduceus {server_name}") as store._pool:
@@ -177,7 +177,7 @@ class Store:
 
     async def _read(self) -> None:
         async with connections.reading(self._pool) as connection:
-            await connections.check_schema(connection)
+            await check_schema(connection)
             self._accounts = await connections.shared_accounts(connection)
         await self._watch()
         await self._partition()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ledger.errors import OldSchema
 from proxy.config import Settings
 from proxy.postgres.embedded import EmbeddedPostgres
 from proxy.secrets import secret_key
@@ -22,10 +23,16 @@ class Database:
 
 @contextmanager
 def open_database(settings: Settings, *, status: Callable[[str], None] = lambda _: None) -> Iterator[Database]:
-    """Start or share the embedded Postgres for as long as the block runs; leave an external one alone."""
+    """Start or share the embedded Postgres for as long as the block runs; leave an external one alone.
+
+    An OldSchema that the block raises gets the advice for the embedded Postgres, where that is in use.
+    """
     key = secret_key(settings, os.environ)
     if settings.database.url:
         yield Database(settings.database.url, settings.database.migrate_url or settings.database.url, key, None)
         return
     with EmbeddedPostgres(settings.data_dir, status=status) as embedded:
-        yield Database(embedded.url, embedded.url, key, embedded)
+        try:
+            yield Database(embedded.url, embedded.url, key, embedded)
+        except OldSchema:
+            raise OldSchema(f"move {settings.data_dir.absolute()} away and start again") from None

@@ -9,11 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ledger.errors import LedgerError, OldSchema
 from proxy.errors import CaduceusError, CommandError
 
 TENANT = "default"
 CREDIT_USD = "10.00"
 KEY_FILE = "demo-key"
+OLD_SCHEMA_STATUS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +29,25 @@ class Preparation:
 
 
 def prepare(preparation: Preparation) -> None:
-    """Raises CommandError where it could not be done; what went wrong stands on stderr by then."""
+    """Raises OldSchema, and CommandError where it could not be done otherwise; stderr then says why."""
     process = multiprocessing.get_context("spawn").Process(target=run, args=(preparation,), name="preparation")
     process.start()
     process.join()
+    if process.exitcode == OLD_SCHEMA_STATUS:
+        raise OldSchema
     if process.exitcode:
         raise CommandError("the ledger could not be prepared; nothing is served")
 
 
 def run(preparation: Preparation) -> None:
-    from ledger.errors import LedgerError
     from ledger.journal.migrate import upgrade
 
     try:
         upgrade(preparation.migrate_url)
         if preparation.demo_dir is not None and not (preparation.demo_dir / KEY_FILE).exists():
             asyncio.run(make_tenant(preparation, preparation.demo_dir / KEY_FILE))
+    except OldSchema:
+        sys.exit(OLD_SCHEMA_STATUS)
     except (LedgerError, CaduceusError) as error:
         print(f"caduceus: {error}", file=sys.stderr)
         sys.exit(1)
