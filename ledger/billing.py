@@ -86,7 +86,10 @@ class BillLine:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one attempt cost us. `disputed_pusd` comes on top: the provider takes it, and we do not accept it."""
+    """What one attempt cost us. `disputed_pusd` comes on top: the provider takes it, and we do not accept it.
+
+    `request.costs` keeps it as JSON, under these names.
+    """
 
     endpoint: str
     provider: str

@@ -21,7 +21,7 @@ from uuid import UUID
 import asyncpg
 
 from ledger.errors import HoldRefused, LedgerUnavailable, SettlementRefused
-from ledger.journal.writes import HoldOutcome, Row
+from ledger.journal.writes import AnswerRow, ClaimRow, HoldOutcome, TransferRow
 
 log = logging.getLogger("caduceus.ledger")
 
@@ -55,10 +55,10 @@ class Write:
     request_id: UUID
     account_id: int | None
     row: Any  # as `ledger.journal.writes` made it; of a void the request id
-    transfers: Sequence[Row] = ()
+    transfers: Sequence[TransferRow] = ()
     future: "asyncio.Future[Any] | None" = None
     deadline: float = 0.0
-    claim: Row | None = None  # of a hold a claim_row, of a settlement an answer_row
+    claim: ClaimRow | AnswerRow | None = None  # of a hold what it claims, of a settlement what answers that
 
 
 class Verdict(Enum):
@@ -162,8 +162,8 @@ class GroupCommit:
                 continue  # its caller left before anything was written
             if write.part is not Part.CHECKPOINT:
                 seen.add(write.request_id)
-            if write.claim is not None:
-                answer_bytes += len(write.claim[-1] or b"")
+            if isinstance(write.claim, AnswerRow):
+                answer_bytes += len(write.claim.sealed or b"")
             batch.append(write)
         return batch
 
@@ -207,7 +207,7 @@ class GroupCommit:
         row = await self._connection.fetchrow(POST, sorted(accounts), *parameters(batch), timeout=POST_TIMEOUT_S)
         if row[0] is None:
             return ()
-        return [HoldOutcome(code == 0, room, REASONS[code]) for code, room in zip(row[0], row[1], strict=True)]
+        return [HoldOutcome(code == 0, pusd, REASONS[code]) for code, pusd in zip(row[0], row[1], strict=True)]
 
     def _resolve(self, batch: Sequence[Write], outcomes: Sequence[HoldOutcome]) -> None:
         held = iter(outcomes)
@@ -276,14 +276,16 @@ class GroupCommit:
 def parameters(batch: Sequence[Write]) -> tuple[list[Any], ...]:
     """What `post_batch` takes: checkpoints, voids, settlements, transfers, holds, claims, answers."""
     rows: dict[Part, list[Any]] = {part: [] for part in Part}
-    transfers: list[Row] = []
-    claims: list[Row] = []
-    answers: list[Row] = []
+    transfers: list[TransferRow] = []
+    claims: list[ClaimRow] = []
+    answers: list[AnswerRow] = []
     for write in batch:
         rows[write.part].append(write.row)
         transfers.extend(write.transfers)
-        if write.claim is not None:
-            (claims if write.part is Part.HOLD else answers).append(write.claim)
+        if isinstance(write.claim, ClaimRow):
+            claims.append(write.claim)
+        elif write.claim is not None:
+            answers.append(write.claim)
     return rows[Part.CHECKPOINT], rows[Part.VOID], rows[Part.SETTLEMENT], transfers, rows[Part.HOLD], claims, answers
 
 

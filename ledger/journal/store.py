@@ -45,7 +45,6 @@ CLOSE_TIMEOUT_S = 10.0
 KEYS_CACHED = 50_000
 PARTITIONS_INTERVAL_S = 6 * 3600.0
 PURGE_INTERVAL_S = 600.0
-CREDIT = 3  # of a transfer_row: the account credited
 
 REGISTER = "INSERT INTO server (name, lease_until) VALUES ($1, clock_timestamp() + $2) RETURNING id"
 RENEW = "UPDATE server SET lease_until = clock_timestamp() + $2 WHERE id = $1"
@@ -257,7 +256,7 @@ class Store:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._checkpoints.pop(settlement.request_id, None)
         transfers = transfer_rows(settlement, self._accounts)
-        self._accounts_missing |= any(row[CREDIT] is None for row in transfers)
+        self._accounts_missing |= any(transfer.credit is None for transfer in transfers)
         row, answer = settlement_row(settlement, swept=swept), answer_row(settlement.request_id, settlement.answer)
         deadline = time.monotonic() + timeout_s
         self._writer.put(
