@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 import orjson
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -45,6 +45,14 @@ async def administration(url: str) -> AsyncIterator[AsyncConnection]:
     )
     async with connections.translated(), engine.begin() as db:
         yield db
+
+
+async def driver(db: AsyncConnection) -> asyncpg.Connection:
+    """The connection underneath, for what is written for asyncpg; it is in the same transaction."""
+    await db.execute(text("SELECT 1"))  # SQLAlchemy begins its transaction with the first statement of its own
+    connection = (await db.get_raw_connection()).driver_connection
+    assert connection is not None
+    return connection
 
 
 async def record(

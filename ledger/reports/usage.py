@@ -1,111 +1,135 @@
-"""Usage reports: what a tenant's requests took and were charged, by the instant they were posted."""
+"""What a tenant's requests used and were charged, by the instant at which they were posted.
 
+`MEASURES` is the one definition of a row: how each number is computed, and how it is shown. The query, the JSON of
+`caduceus usage` and of `GET /v1/usage`, and the table for people are made of it. The query goes through asyncpg, which
+the serving process has and which is below the command line's connection.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum, auto
+from typing import assert_never
 
-from sqlalchemy import ColumnElement, Select, case, func, literal, select, union_all
-from sqlalchemy.ext.asyncio import AsyncConnection
+import asyncpg
 
-from ledger.accounts.tables import api_key, correction, request, request_label
-from ledger.accounts.tenants import find_tenant
 from ledger.errors import Refused
-from ledger.papers.periods import Period, month_period
+from ledger.money import format_usd
+from ledger.papers.periods import Period
 
-GROUPS = ("day", "key", "endpoint", "user")
+
+class Kind(Enum):
+    COUNT = auto()
+    MONEY = auto()  # pico-dollars, shown as the exact decimal in USD
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """`requests` are those that reached an upstream; `group` is None for the whole."""
+class Measure:
+    """A number of the report; `posted` is SQL over `request`, `corrected` over `correction` and its `request`."""
+
+    name: str  # as it is shown
+    kind: Kind
+    posted: str
+    corrected: str  # the difference that a correction makes
+
+
+def tokens(name: str) -> Measure:
+    return Measure(name, Kind.COUNT, f"request.{name}", f"correction.{name} - request.{name}")
+
+
+MEASURES = (
+    Measure("requests", Kind.COUNT, "request.upstream_contacted::int", "0"),  # those that reached an endpoint
+    tokens("prompt_tokens"),
+    tokens("cached_tokens"),
+    tokens("completion_tokens"),
+    tokens("reasoning_tokens"),
+    Measure("charge", Kind.MONEY, "request.charge_pusd", "correction.difference_pusd"),
+    Measure("sandbox_charge", Kind.MONEY, "request.sandbox_charge_pusd", "correction.sandbox_difference_pusd"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """The sums of one group; `group` is None for the whole."""
 
     group: str | None
-    requests: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    reasoning_tokens: int
-    charge_pusd: int
-    sandbox_charge_pusd: int
+    sums: Mapping[str, int]  # by the names of MEASURES
+
+    def shown(self) -> dict[str, int | str]:
+        """For JSON and for tables: counts as numbers, money as exact decimals."""
+        return {measure.name: show(measure.kind, self.sums[measure.name]) for measure in MEASURES}
+
+
+def show(kind: Kind, value: int) -> int | str:
+    match kind:
+        case Kind.COUNT:
+            return value
+        case Kind.MONEY:
+            return format_usd(value)
+        case _ as never:
+            assert_never(never)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """How rows are told apart: SQL over `posted` and the table that `join` adds; $5 is the time zone."""
+
+    label: str
+    join: str = ""
+
+
+GROUPS = {
+    "day": Group("to_char(posted.posted_at AT TIME ZONE $5, 'YYYY-MM-DD')"),
+    "key": Group("concat(api_key.name, ' (', api_key.id, ')')", "JOIN api_key ON api_key.id = posted.key_id"),
+    "endpoint": Group("coalesce(posted.endpoint, '-')"),
+    "user": Group(
+        "coalesce(request_label.user_label, '-')",
+        "LEFT JOIN request_label ON request_label.request_id = posted.id",
+    ),
+}
+
+# Requests as they were posted, and corrections as the differences that they are, each at its own instant.
+POSTED = f"""
+SELECT request.id, request.key_id, request.endpoint, request.posted_at,
+    {", ".join(f"{measure.posted} AS {measure.name}" for measure in MEASURES)}
+FROM request
+WHERE request.tenant_id = $1 AND ($4::bigint IS NULL OR request.key_id = $4)
+    AND request.posted_at >= coalesce($2, '-infinity'::timestamptz)
+    AND request.posted_at < coalesce($3, 'infinity'::timestamptz)
+UNION ALL
+SELECT request.id, request.key_id, request.endpoint, correction.posted_at,
+    {", ".join(measure.corrected for measure in MEASURES)}
+FROM correction JOIN request ON request.id = correction.request_id
+WHERE correction.tenant_id = $1 AND ($4::bigint IS NULL OR request.key_id = $4)
+    AND correction.posted_at >= coalesce($2, '-infinity'::timestamptz)
+    AND correction.posted_at < coalesce($3, 'infinity'::timestamptz)
+"""
+SUMS = ", ".join(f"coalesce(sum({measure.name}), 0) AS {measure.name}" for measure in MEASURES)
+
+
+def query(by: str | None) -> str:
+    """SQL for $1 tenant, $2 and $3 start and end (null: none), $4 key (null: all), and by day $5 time zone."""
+    if by is None:
+        return f"SELECT NULL::text AS label, {SUMS} FROM ({POSTED}) AS posted"
+    group = GROUPS[by]
+    return f"SELECT {group.label} AS label, {SUMS} FROM ({POSTED}) AS posted {group.join} GROUP BY 1 ORDER BY 1"
 
 
 async def usage(
-    db: AsyncConnection,
-    tenant_name: str,
+    connection: asyncpg.Connection,
+    tenant_id: int,
+    period: Period | None,
+    timezone: str,
     *,
-    month: tuple[int, int] | None = None,
     by: str | None = None,
-    timezone: str = "UTC",
-) -> list[Usage]:
-    """One row a group, in order; without `by` exactly one. `month` None: since the beginning. Raises NotFound."""
-    owner = await find_tenant(db, tenant_name)
-    posted = _posted(owner.id, None if month is None else month_period(*month, timezone)).subquery()
-    sums = [
-        func.coalesce(func.sum(posted.c[name]), 0).label(name)
-        for name in (
-            "requests",
-            "prompt_tokens",
-            "cached_tokens",
-            "completion_tokens",
-            "reasoning_tokens",
-            "charge_pusd",
-            "sandbox_charge_pusd",
-        )
-    ]
-    if by is None:
-        query = select(literal(None).label("group"), *sums)
-    else:
-        group, joined = _group(posted, by, timezone)
-        query = select(group.label("group"), *sums).select_from(joined).group_by(group).order_by(group)
-    return [Usage(**row) for row in (await db.execute(query)).mappings()]
+    key_id: int | None = None,
+) -> Sequence[UsageRow]:
+    """One row for each group, in order; without `by` exactly one. `period` None: since the beginning.
 
-
-def _posted(tenant_id: int, period: Period | None) -> Any:
-    """Requests as they were posted, and corrections as the differences that they are, each in its own month."""
-    tokens = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
-    requests = select(
-        request.c.id,
-        request.c.key_id,
-        request.c.endpoint,
-        request.c.posted_at,
-        case((request.c.upstream_contacted, 1), else_=0).label("requests"),
-        *(request.c[name] for name in tokens),
-        request.c.charge_pusd,
-        request.c.sandbox_charge_pusd,
-    ).where(request.c.tenant_id == tenant_id)
-    corrections = (
-        select(
-            request.c.id,
-            request.c.key_id,
-            request.c.endpoint,
-            correction.c.posted_at,
-            literal(0).label("requests"),
-            *((correction.c[name] - request.c[name]).label(name) for name in tokens),
-            correction.c.difference_pusd,
-            correction.c.sandbox_difference_pusd,
-        )
-        .join(request, request.c.id == correction.c.request_id)
-        .where(correction.c.tenant_id == tenant_id)
-    )
-    if period is not None:
-        requests = _within(requests, request.c.posted_at, period)
-        corrections = _within(corrections, correction.c.posted_at, period)
-    return union_all(requests, corrections)
-
-
-def _within(query: Select[Any], column: ColumnElement[Any], period: Period) -> Select[Any]:
-    return query.where(column >= period.start, column < period.end)
-
-
-def _group(posted: Any, by: str, timezone: str) -> tuple[ColumnElement[Any], Any]:
-    match by:
-        case "day":
-            return func.to_char(func.timezone(timezone, posted.c.posted_at), "YYYY-MM-DD"), posted
-        case "endpoint":
-            return func.coalesce(posted.c.endpoint, "-"), posted
-        case "key":
-            named = func.concat(api_key.c.name, " (", api_key.c.id, ")")
-            return named, posted.join(api_key, api_key.c.id == posted.c.key_id)
-        case "user":
-            labelled = posted.outerjoin(request_label, request_label.c.request_id == posted.c.id)
-            return func.coalesce(request_label.c.user_label, "-"), labelled
-    raise Refused(f"usage is grouped by {', '.join(GROUPS)}; not by {by}")
+    `timezone` is that of the days; with `key_id` only the requests of that key count. Raises Refused.
+    """
+    if by is not None and by not in GROUPS:
+        raise Refused(f"usage is grouped by {', '.join(GROUPS)}; not by {by}")
+    start, end = (None, None) if period is None else (period.start, period.end)
+    arguments = [tenant_id, start, end, key_id, *([timezone] if by == "day" else [])]
+    rows = await connection.fetch(query(by), *arguments)
+    return [UsageRow(row["label"], {measure.name: row[measure.name] for measure in MEASURES}) for row in rows]

@@ -13,7 +13,9 @@ from aiohttp import web
 from ledger.journal.store import Store
 from ledger.keys import KeyRecord
 from ledger.money import format_usd
-from ledger.reports.standing import GROUPS, MonthUsage, credits_of, month_usage, spending_of
+from ledger.papers.periods import month_period
+from ledger.reports.standing import credits_of, spending_of
+from ledger.reports.usage import GROUPS, usage
 from proxy.entry.api_errors import ApiError
 from proxy.exchange.settlement import number
 
@@ -70,16 +72,17 @@ async def show_usage(store: Store, timezone: str, key: KeyRecord, request: web.R
     """A month (of the settings' time zone; this one where none is asked for) of the tenant, and of the calling key."""
     by = request.query.get("by")
     if by is not None and by not in GROUPS:
-        raise ApiError("invalid_request", f"by must be one of {', '.join(GROUPS)}", param="by")
+        raise ApiError("invalid_request", f"by must be one of {', '.join(sorted(GROUPS))}", param="by")
     month = read_month(request.query.get("month"), store.instant().astimezone(ZoneInfo(timezone)))
+    period = month_period(*month, timezone)
     async with store.reading() as connection:
-        (whole,) = await month_usage(connection, key.tenant_id, month, timezone)
-        (own,) = await month_usage(connection, key.tenant_id, month, timezone, key_id=key.key_id)
-        rows = await month_usage(connection, key.tenant_id, month, timezone, by=by) if by else ()
-    shown = {"month": f"{month[0]}-{month[1]:02}", **describe_usage(whole), "key": describe_usage(own)}
+        (whole,) = await usage(connection, key.tenant_id, period, timezone)
+        (own,) = await usage(connection, key.tenant_id, period, timezone, key_id=key.key_id)
+        rows = await usage(connection, key.tenant_id, period, timezone, by=by) if by else ()
+    shown: dict[str, Any] = {"month": f"{month[0]}-{month[1]:02}", **whole.shown(), "key": own.shown()}
     if by:
         shown["by"] = by
-        shown["rows"] = [{by: row.group, **describe_usage(row)} for row in rows]
+        shown["rows"] = [{by: row.group, **row.shown()} for row in rows]
     return {"data": shown}
 
 
@@ -90,16 +93,3 @@ def read_month(text: str | None, today: datetime) -> tuple[int, int]:
     if match is None:
         raise ApiError("invalid_request", "month must be a month like 2026-11", param="month")
     return int(match[1]), int(match[2])
-
-
-def describe_usage(usage: MonthUsage) -> dict[str, Any]:
-    """As `caduceus usage --json` words it."""
-    return {
-        "requests": usage.requests,
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "charge": format_usd(usage.charge_pusd),
-        "sandbox_charge": format_usd(usage.sandbox_charge_pusd),
-    }

@@ -11,11 +11,8 @@ from ledger.accounts.api_keys import create_key, find_key, list_keys, revoke_key
 from ledger.accounts.credit import add_credit
 from ledger.accounts.price_list import is_endpoint, list_plans, list_prices, set_markup, set_price
 from ledger.accounts.tenants import create_tenant, find_tenant, list_tenants, set_tenant
-from ledger.billing import Tokens, bill
 from ledger.errors import Conflict, LedgerUnavailable, NotFound, NotMigrated, Refused
-from ledger.journal.store import Store
 from ledger.keys import checksum
-from ledger.reports.usage import Usage, usage
 
 USD = 10**12
 SECRET = b"secret"
@@ -140,39 +137,6 @@ async def test_prices_are_versions_and_plans_are_made_by_pricing_them(books: Any
         with pytest.raises(Refused):
             async with administration(books.url) as db:
                 await wrong(db)
-
-
-async def test_usage_counts_what_reached_an_upstream_and_groups_it(books: Any, store: Store) -> None:
-    acme, other = await books.customer(), await books.customer()
-    for who, user, cached, contacted in (
-        (acme, "bob", 40, True),
-        (acme, "eve", 0, True),
-        (acme, None, 0, False),
-        (other, "bob", 0, True),
-    ):
-        hold = who.hold()
-        await store.hold(hold)
-        due = bill([books.delivery(reported=Tokens(100, cached, 20, 5))], hold.amount_pusd) if contacted else None
-        await store.settle(books.settlement(hold, due, user=user, upstream_contacted=contacted))
-    charge_pusd = 2 * 160_000_000 - 40 * 900_000
-    now = await store.now()
-    async with administration(books.url) as db:
-        [whole] = await usage(db, acme.name)
-        assert whole == Usage(None, 2, 200, 40, 40, 10, charge_pusd, 0)
-        assert await usage(db, acme.name, month=(now.year, now.month)) == [whole]
-        assert await usage(db, acme.name, month=(2020, 1)) == [Usage(None, 0, 0, 0, 0, 0, 0, 0)]
-        assert [(row.group, row.requests) for row in await usage(db, acme.name, by="user")] == [
-            ("-", 0),
-            ("bob", 1),
-            ("eve", 1),
-        ]
-        assert [row.group for row in await usage(db, acme.name, by="day")] == [now.strftime("%Y-%m-%d")]
-        assert [row.group for row in await usage(db, acme.name, by="key")] == [f"default ({acme.key_id})"]
-        assert [row.group for row in await usage(db, acme.name, by="endpoint")] == ["nebius"]
-        with pytest.raises(Refused):
-            await usage(db, acme.name, by="colour")
-        with pytest.raises(NotFound):
-            await usage(db, "nobody")
 
 
 async def test_what_cannot_be_reached_or_is_not_migrated_says_so(empty_database_url: str) -> None:

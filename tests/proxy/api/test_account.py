@@ -2,16 +2,18 @@
 
 import asyncio
 from decimal import Decimal
+from importlib import resources
 from typing import Any
 
 import orjson
 import pytest
 
-from ledger.accounts.administration import administration
+from ledger.accounts.administration import administration, driver
 from ledger.accounts.api_keys import create_key
 from ledger.accounts.tenants import find_tenant
-from ledger.reports import standing, usage
-from proxy.commands.usage import shown
+from ledger.papers.periods import month_period
+from ledger.reports import standing
+from ledger.reports.usage import GROUPS, MEASURES, Kind, usage
 from proxy.sandbox.script import Script
 
 SECRETS = ("cost_pusd", "margin", "reported", "disputed_pusd", "buy")
@@ -169,7 +171,7 @@ async def test_credits_are_what_the_command_line_says(house: Any) -> None:
     assert Decimal(credit["held"]) == 0
 
 
-@pytest.mark.parametrize("by", usage.GROUPS)
+@pytest.mark.parametrize("by", GROUPS)
 async def test_usage_is_what_the_command_line_says(house: Any, by: str) -> None:
     another = await house.tenant("another", "1.00")
     await asyncio.gather(
@@ -177,14 +179,24 @@ async def test_usage_is_what_the_command_line_says(house: Any, by: str) -> None:
     )
     rows = await house.settled(4)
     month = (rows[0]["posted_at"].year, rows[0]["posted_at"].month)
+    period = month_period(*month, "UTC")
     async with administration(house.database_url) as db:
-        whole = [shown(row) for row in await usage.usage(db, "default", month=month)]
-        grouped = [{by: row.group, **shown(row)} for row in await usage.usage(db, "default", month=month, by=by)]
+        tenant, connection = await find_tenant(db, "default"), await driver(db)
+        whole = [row.shown() for row in await usage(connection, tenant.id, period, "UTC")]
+        rows = await usage(connection, tenant.id, period, "UTC", by=by)
+        grouped = [{by: row.group, **row.shown()} for row in rows]
     found = await data(house, f"/v1/usage?month={month[0]}-{month[1]:02}&by={by}")
     assert found["rows"] == grouped
     assert {name: found[name] for name in whole[0]} == whole[0] == found["key"]
     assert found["requests"] == 3
     assert found == await data(house, f"/v1/usage?by={by}")  # this month is the default
+
+
+def test_the_document_describes_the_measures_of_the_report() -> None:
+    schema = orjson.loads(resources.files("proxy.api").joinpath("openapi.json").read_bytes())["components"]["schemas"]
+    wanted = {Kind.COUNT: {"type": "integer"}, Kind.MONEY: {"$ref": "#/components/schemas/Usd"}}
+    assert schema["UsageSums"]["required"] == [measure.name for measure in MEASURES]
+    assert schema["UsageSums"]["properties"] == {measure.name: wanted[measure.kind] for measure in MEASURES}
 
 
 async def test_a_month_without_anything_and_what_is_no_month(house: Any) -> None:
