@@ -1,6 +1,7 @@
 """What a serving process writes and reads: holds, settlements, keys and prices, over asyncpg alone.
 
-`store.Store` is its only door; `group_commit` gathers writes into batches, `writes` makes their rows, `sweep` settles
-what dead processes left held. `schema`, `migrate` and `connections` say which database this is, and reach it. Imports
-only the pure core of `ledger`.
+`store.Store` is the only door. Writes: `writes` makes the rows, `group_commit` gathers them into batches,
+`functions.sql` posts a batch. Reads: `reading` has keys, claims and prices. Dead processes: `pins` is what a hold
+keeps of its route, `sweep` settles what was left held. The database: `connections` reaches it, `schema` says which one
+is expected, `migrate` makes it so. Imports only the pure core of `ledger`.
 """

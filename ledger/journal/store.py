@@ -1,13 +1,13 @@
 """The one door to Postgres of a serving process: holds, settlements, keys and prices.
 
-As long as the store is open it writes (`group_commit`), watches for changed keys and prices, and renews this process's
-lease and settles what dead processes left held (`sweep`). Administration is not here: see `ledger.accounts`.
+While the store is open it writes (`group_commit`), reads keys and prices again when they change, renews the lease of
+this process, and settles what dead processes left held (`sweep`). `ledger.accounts` is for administration.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -17,7 +17,6 @@ import asyncpg
 from ledger.billing import Tokens
 from ledger.errors import LedgerUnavailable, Refused
 from ledger.journal import connections
-from ledger.journal.file_prices import FilePrice, sync_file_prices
 from ledger.journal.group_commit import GroupCommit, Part, Write
 from ledger.journal.reading import ClaimFound, load_claim, load_key, load_price_book
 from ledger.journal.schema import MONTHS_AHEAD, check_schema
@@ -74,7 +73,7 @@ class Store:
         self._accounts: dict[tuple[str, str | None], int] = {}
         self._accounts_missing = False
         self._version = 0
-        self._watching = True
+        self._answers = True
         self._clock = (datetime.min, 0.0)
         self._pool: asyncpg.Pool
         self._owner: int | None = None
@@ -94,7 +93,7 @@ class Store:
                 await store._register()
                 await store._sweep()
                 async with (
-                    every(WATCH_INTERVAL_S, store._watch),
+                    every(WATCH_INTERVAL_S, store.refresh),
                     every(lease_s / 3, store._renew),
                     every(CHECKPOINT_INTERVAL_S, store._flush),
                     every(PARTITIONS_INTERVAL_S, store._partition),
@@ -106,7 +105,7 @@ class Store:
     @property
     def healthy(self) -> bool:
         """Whether the last contact with Postgres was good."""
-        return self._watching and not self._writer.away
+        return self._answers and not self._writer.away
 
     async def hold(self, hold: Hold) -> HoldOutcome:
         """Reserve; the outcome is durable. Raises LedgerUnavailable, and HoldRefused for a row that Postgres rejects.
@@ -166,11 +165,23 @@ class Store:
         seen, at = self._clock
         return seen + timedelta(seconds=time.monotonic() - at)
 
-    async def sync_file_prices(self, prices: Mapping[str, FilePrice]) -> None:
-        """What the configuration says that endpoints cost; `prices` then shows it. See `ledger.journal.file_prices`."""
-        async with connections.reading(self._pool) as connection:
-            await sync_file_prices(connection, prices)
-        await self._watch()
+    async def refresh(self) -> None:
+        """Read keys, tenants, plans and prices again where they changed. Raises LedgerUnavailable."""
+        try:
+            async with connections.reading(self._pool) as connection:
+                row = await connection.fetchrow("SELECT version, clock_timestamp() FROM change_counter")
+                self._clock = (row[1], time.monotonic())
+                if row[0] != self._version:
+                    self.prices = await load_price_book(connection)
+                    self._version = row[0]
+                    self._keys.clear()
+                if self._accounts_missing:
+                    self._accounts_missing = False
+                    self._accounts = await connections.shared_accounts(connection)
+        except LedgerUnavailable:
+            self._answers = False
+            raise
+        self._answers = True
 
     # What the tasks do
 
@@ -178,7 +189,7 @@ class Store:
         async with connections.reading(self._pool) as connection:
             await check_schema(connection)
             self._accounts = await connections.shared_accounts(connection)
-        await self._watch()
+        await self.refresh()
         await self._partition()
 
     async def _register(self) -> None:
@@ -200,24 +211,6 @@ class Store:
             connection.terminate()
             raise Refused(f"another process serves as {self._server_name}; stop it, or give this one a name of its own")
         return connection
-
-    async def _watch(self) -> None:
-        """Look whether keys, tenants, plans or prices changed, and read again what did."""
-        try:
-            async with connections.reading(self._pool) as connection:
-                row = await connection.fetchrow("SELECT version, clock_timestamp() FROM change_counter")
-                self._clock = (row[1], time.monotonic())
-                if row[0] != self._version:
-                    self.prices = await load_price_book(connection)
-                    self._version = row[0]
-                    self._keys.clear()
-                if self._accounts_missing:
-                    self._accounts_missing = False
-                    self._accounts = await connections.shared_accounts(connection)
-        except LedgerUnavailable:
-            self._watching = False
-            raise
-        self._watching = True
 
     async def _renew(self) -> None:
         async with connections.reading(self._pool) as connection:

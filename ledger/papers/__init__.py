@@ -1,4 +1,5 @@
-"""Periods and invoices: what was posted in a month of a time zone, folded into numbered documents.
+"""Periods and invoices: what was posted in a month of a time zone, added up into numbered documents.
 
-`invoices` is the pure fold, `invoicing` numbers and keeps what it makes. Imports the core, `journal` and `accounts`.
+`periods` and `invoices` are pure; `invoicing` reads what was charged, numbers the documents and keeps them. Imports the
+core, `journal` and `accounts`.
 """

@@ -11,6 +11,7 @@ from functools import partial
 import certifi
 from aiohttp import web
 
+from ledger.accounts.file_prices import sync_file_prices
 from ledger.journal.store import Store
 from proxy.api.account import show_credits, show_key, show_usage
 from proxy.api.cors import allow_origins
@@ -60,7 +61,9 @@ async def open_service(
     dice: random.Random | None = None,
 ) -> AsyncIterator[Service]:
     """Put the parts together and start the ticker that watches over requests. Leaving waits for adopted work."""
-    await store.sync_file_prices(file_prices(endpoints))
+    async with store.reading() as connection:
+        await sync_file_prices(connection, file_prices(endpoints))
+    await store.refresh()
     limits, tls = settings.limits, ssl.create_default_context(cafile=certifi.where())
     upstream = UpstreamClient(
         {endpoint.name: origin_of(endpoint) for endpoint in endpoints}, limits.connect_timeout_s, tls

@@ -7,7 +7,7 @@ answers.
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import pytest
 from ledger.accounts.administration import administration
 from ledger.accounts.api_keys import create_key
 from ledger.accounts.credit import add_credit
+from ledger.accounts.file_prices import FilePrice, sync_file_prices
 from ledger.accounts.tenants import create_tenant
 from ledger.billing import Bill, Delivery, Ending, Tokens, UsageSource, bill
 from ledger.journal.connections import prepare
@@ -120,6 +121,12 @@ class Books:
                 await add_credit(db, name, parse_usd(credit_usd), reference="first", actor="test")
             key, text = await create_key(db, name, SECRET_KEY, actor="test", **key_settings)
         return Customer(name, tenant.id, tenant.account_id, key.id, text, tenant.credit_limit_pusd)
+
+    async def price(self, store: Store, prices: Mapping[str, FilePrice]) -> None:
+        """What a configuration says that endpoints cost; `store` knows it when this returns."""
+        async with store.reading() as connection:
+            await sync_file_prices(connection, prices)
+        await store.refresh()
 
     async def position(self, customer: Customer) -> tuple[int, int, int]:
         """Available, held, owed."""

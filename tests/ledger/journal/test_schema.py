@@ -36,7 +36,7 @@ APPEND_ONLY = ("transfer", "request", "correction", "credit", "price", "invoice"
 @pytest.fixture
 async def used(books: Any, store: Store) -> Any:
     """A ledger with a row in the tables that a request writes."""
-    await store.sync_file_prices({"nebius": ("1.00", "3.00", None)})
+    await books.price(store, {"nebius": ("1.00", "3.00", None)})
     acme = await books.customer("10.00")
     hold = acme.hold()
     await store.hold(hold)

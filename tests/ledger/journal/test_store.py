@@ -13,7 +13,7 @@ import pytest
 from ledger.accounts.administration import administration
 from ledger.accounts.api_keys import revoke_key, set_key
 from ledger.accounts.credit import add_credit
-from ledger.accounts.price_list import set_markup, set_price
+from ledger.accounts.price_list import set_markup
 from ledger.accounts.tenants import set_tenant
 from ledger.billing import Ending, Tokens, bill
 from ledger.errors import HoldRefused, NotMigrated, Refused, SettlementRefused
@@ -244,7 +244,7 @@ async def test_a_key_is_known_by_its_digest_and_a_change_of_it_within_a_second(b
 
 async def test_prices_and_plans_are_followed(books: Any, store: Store) -> None:
     assert store.prices.endpoint_price("nebius", store.instant()) is None
-    await store.sync_file_prices({"nebius": ("1.00", "3.00", None), "chutes": ("0.50", "1.00", "0.05")})
+    await books.price(store, {"nebius": ("1.00", "3.00", None), "chutes": ("0.50", "1.00", "0.05")})
     price = store.prices.endpoint_price("nebius", store.instant())
     assert price is not None
     assert (price.input_pusd, price.output_pusd, price.cached_input_pusd) == (1_000_000, 3_000_000, 1_000_000)
@@ -256,25 +256,6 @@ async def test_prices_and_plans_are_followed(books: Any, store: Store) -> None:
         return price and (price.input_pusd, price.output_pusd, price.cached_input_pusd)
 
     await books.eventually(marked_up, (750_000, 1_500_000, 75_000), timeout_s=1.0)
-
-
-async def test_a_price_in_the_file_opens_a_version_only_when_the_file_changes(books: Any, store: Store) -> None:
-    async def versions() -> int:
-        return int(await books.value("SELECT count(*) FROM price"))
-
-    first, second = {"nebius": ("1.00", "3.00", None)}, {"nebius": ("1.00", "2.00", None)}
-    await asyncio.gather(*(store.sync_file_prices(first) for _ in range(4)))
-    assert await versions() == 1
-    async with administration(books.url) as db:
-        await set_price(db, "nebius", 7, 8, None, is_plan=False, actor="test")
-    await store.sync_file_prices(first)  # the file says what it said before: `price set` stays in force
-    price = store.prices.endpoint_price("nebius", store.instant())
-    assert price is not None
-    assert (await versions(), price.input_pusd) == (2, 7)
-    await store.sync_file_prices(second)
-    price = store.prices.endpoint_price("nebius", store.instant())
-    assert price is not None
-    assert (await versions(), price.output_pusd) == (3, 2_000_000)
 
 
 async def test_the_clock_is_the_databases(store: Store) -> None:
@@ -297,7 +278,7 @@ async def test_two_processes_of_one_name_are_refused(books: Any, store: Store, m
 def test_a_serving_process_does_without_sqlalchemy_and_alembic() -> None:
     loaded = "[n for n in ('sqlalchemy', 'alembic') if n in sys.modules]"
     serving = (
-        "ledger.journal.store, ledger.journal.migrate,"
+        "ledger.journal.store, ledger.journal.migrate, ledger.accounts.file_prices,"
         " ledger.reports.generations, ledger.reports.standing, ledger.reports.usage"
     )
     code = f"import sys, {serving}; print({loaded})"

@@ -1,6 +1,7 @@
-"""Prices that the configuration gives: a new version only where they differ from the last ones *the file* gave.
+"""Prices that the configuration gives: a new version only where they differ from the last that the configuration gave.
 
-So `caduceus price set` stays in force although the file still says what it said, and editing the file takes effect.
+A price of `caduceus price set` stays in force while the configuration says the same, until that is edited. Written for
+asyncpg alone, because a serving process calls it.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,10 @@ VALUES ('endpoint', $1, $2, $3, $4, clock_timestamp(), 'file')
 
 
 async def sync_file_prices(connection: asyncpg.Connection, prices: Mapping[str, FilePrice]) -> None:
-    """Endpoint → price. Processes that start at once add one version between them. Raises PriceNotWhole."""
+    """Add a version for each endpoint whose price changed. Of processes that start at once one adds it.
+
+    Raises PriceNotWhole, MoneyError.
+    """
     given = {
         name: (parse_price(into), parse_price(out), parse_price(into if cached is None else cached))
         for name, (into, out, cached) in prices.items()
