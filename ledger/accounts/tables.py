@@ -1,7 +1,7 @@
-"""The tables as SQLAlchemy sees them, for administration and reports. The migrations are what makes them.
+"""The tables as SQLAlchemy sees them: those, and of `transfer`, `request` and `correction` the columns, that are used.
 
-Amounts are NUMERIC(38, 0) and arrive as int (see `ledger.journal.connections.prepare`). The hot path does not import
-this.
+The migrations make the tables; a test compares. Amounts are NUMERIC(38, 0) and arrive as int (see
+`ledger.journal.connections.prepare`). A serving process does not import this.
 """
 
 from typing import Any
@@ -105,26 +105,6 @@ account = _table(
     owed=PUSD,
 )
 
-hold = _table(
-    "hold",
-    key="request_id",
-    request_id=Uuid,
-    account_id=BigInteger,
-    tenant_id=BigInteger,
-    key_id=BigInteger,
-    amount=BigInteger,
-    owner=BigInteger,
-    pins=JSON_OR_NULL,
-    created_at=INSTANT,
-    expires_at=INSTANT,
-    checkpointed_at=INSTANT,
-    checkpoint_endpoint=Text,
-    checkpoint_prompt=Integer,
-    checkpoint_cached=Integer,
-    checkpoint_completion=Integer,
-    checkpoint_reasoning=Integer,
-)
-
 transfer = _table(
     "transfer",
     key="transaction_id ordinal",
@@ -134,8 +114,6 @@ transfer = _table(
     credit_account=BigInteger,
     amount=PUSD,
     kind=Text,
-    corrects_transaction=Uuid,
-    corrects_ordinal=SmallInteger,
     posted_at=INSTANT,
 )
 
@@ -144,32 +122,9 @@ request = _table(
     key="id",
     id=Uuid,
     tenant_id=BigInteger,
-    key_id=BigInteger,
-    account_id=BigInteger,
-    state=Text,
-    swept=Boolean,
-    surface=Text,
-    model=Text,
-    endpoint=Text,
-    region=Text,
-    prompt_tokens=Integer,
-    cached_tokens=Integer,
-    completion_tokens=Integer,
-    reasoning_tokens=Integer,
-    usage_source=Text,
-    hold_pusd=BigInteger,
     charge_pusd=BigInteger,
     sandbox_charge_pusd=BigInteger,
-    cost_pusd=BigInteger,
-    disputed_pusd=BigInteger,
-    overrun_pusd=BigInteger,
-    flags=ARRAY(Text),
     lines=JSON_OR_NULL,
-    costs=JSON_OR_NULL,
-    attempts=JSON_OR_NULL,
-    upstream_contacted=Boolean,
-    ttft_ms=Integer,
-    total_ms=Integer,
     posted_at=INSTANT,
 )
 
@@ -178,20 +133,7 @@ request_label = _table(
 )
 
 correction = _table(
-    "correction",
-    key="request_id",
-    request_id=Uuid,
-    tenant_id=BigInteger,
-    difference_pusd=BigInteger,
-    sandbox_difference_pusd=BigInteger,
-    prompt_tokens=Integer,
-    cached_tokens=Integer,
-    completion_tokens=Integer,
-    reasoning_tokens=Integer,
-    usage_source=Text,
-    lines=JSON_OR_NULL,
-    costs=JSON_OR_NULL,
-    posted_at=INSTANT,
+    "correction", key="request_id", request_id=Uuid, tenant_id=BigInteger, lines=JSON_OR_NULL, posted_at=INSTANT
 )
 
 credit = _table(
@@ -204,8 +146,6 @@ credit = _table(
     transaction_id=Uuid,
     posted_at=INSTANT,
 )
-
-key_month = _table("key_month", key="key_id month", key_id=BigInteger, month=Date, charged_pusd=PUSD)
 
 series = _table("series", key="name", name=Text, next_number=BigInteger)
 
@@ -245,17 +185,6 @@ invoice_line = _table(
     quantity=BigInteger,
     unit_price_pusd=BigInteger,
     amount_pusd=PUSD,
-)
-
-claim = _table(
-    "claim",
-    key="id",
-    id=LargeBinary,
-    body=LargeBinary,
-    request_id=Uuid,
-    claimed_at=INSTANT,
-    finished_at=INSTANT,
-    answer=LargeBinary,
 )
 
 audit_log = _table(
