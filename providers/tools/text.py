@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from providers.events import Delta
-from providers.formats import loose_json
+from providers.formats.lenient_json import read_values
 from providers.neutral import restore
 from providers.thinking import overlap
 from providers.tools.tool_set import ToolSet
@@ -175,7 +175,7 @@ class Choice:
 
     def _resolve(self, tags: "Tags", body: str, closing: str, *, complete: bool = True) -> None:
         """What stood behind an opening tag: a call, several, or text."""
-        calls = calls_in(loose_json.read(body, complete=complete))
+        calls = calls_in(read_values(body, complete=complete))
         if calls is not None:
             for name, arguments in calls:
                 self._call(name, arguments)
@@ -343,7 +343,7 @@ def read_call(value: Any) -> Call | None:
         return None
     arguments = value.get("arguments", value.get("parameters"))
     if isinstance(arguments, str) and arguments.strip():
-        arguments = (loose_json.read(arguments) or [None])[0]
+        arguments = (read_values(arguments) or [None])[0]
         if arguments is None:
             return None
     if not isinstance(arguments, dict) and arguments:

@@ -6,9 +6,9 @@ A stream is written as it comes, by appending only; a plain answer is held, sinc
 from dataclasses import dataclass, field
 
 from providers.events import Delta
+from providers.formats.lenient_json import JsonText, roots_of
 from providers.formats.response_format import JsonFormat
 from providers.formats.schema import Problem
-from providers.formats.text import JsonText, roots_of
 from proxy.exchange.attempt import Outlet
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.formats.text import ANY, ARRAY, DEEPEST, MOST_WORDS, OBJECT, JsonText, Outcome, roots_of
+from providers.formats.lenient_json import ANY, ARRAY, MAX_DEPTH, OBJECT, WORDS_CHARACTERS, JsonText, Outcome, roots_of
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=12)
@@ -15,9 +15,9 @@ OBJECTS = st.dictionaries(st.text(), VALUES, max_size=5)
 TEXTS = st.builds(json.dumps, OBJECTS, ensure_ascii=st.booleans(), indent=st.none() | st.integers(0, 2))
 
 
-def read(text, *, roots=OBJECT, cut=False, at=()):
+def read(text, *, roots=OBJECT, exact=False, cut=False, at=()):
     """What is shown of a text that comes in pieces cut `at` some places, and what it was."""
-    reader = JsonText(roots)
+    reader = JsonText(roots, exact=exact)
     places = [0, *sorted(at), len(text)]
     shown = "".join(reader.feed(text[start:end]) for start, end in pairwise(places))
     return shown + reader.end(cut=cut), reader.outcome
@@ -41,12 +41,12 @@ def test_what_came_before_an_end_is_json_and_the_beginning_of_the_whole(text, da
 
 @given(st.text("{}[]\"',:\\utrue1 \n`-", max_size=40), st.data())
 def test_whatever_comes_cutting_it_changes_nothing(text, data):
-    for roots in (OBJECT, ARRAY, ANY):
+    for roots, exact in ((OBJECT, False), (ARRAY, False), (ANY, False), (ANY, True)):
         places = data.draw(st.lists(st.integers(0, len(text)), max_size=4))
-        shown, outcome = read(text, roots=roots, at=places)
-        assert (shown, outcome) == read(text, roots=roots)
-        if outcome is Outcome.COMPLETE:
-            json.loads(shown)
+        shown, outcome = read(text, roots=roots, exact=exact, at=places)
+        assert (shown, outcome) == read(text, roots=roots, exact=exact)
+        if outcome is Outcome.COMPLETE or (exact and outcome is Outcome.CLOSED):
+            json.loads(f"[{shown}]")
         if outcome is Outcome.NONE:
             assert shown == text
 
@@ -93,6 +93,8 @@ REPAIRS = [
     ('{"a": 1, "b": ', '{"a": 1}'),
     ('{"a": {', '{"a": {}}'),
     ('{"a": 12', '{"a": 12}'),
+    ('{\xa0"a":\u20031}', '{ "a": 1}'),
+    ("{größe_1: 1}", '{"größe_1": 1}'),
 ]
 
 
@@ -122,7 +124,7 @@ BROKEN = [
     ('{"a": "\\x41"}', '{"a": "\\x41"}'),
     ('{"a": 1 b: 2}', '{"a": 1 b: 2}'),
     ('{"a": 1]', '{"a": 1]'),
-    ("{" + '"a":{' * DEEPEST, "{" + '"a":{' * DEEPEST),
+    ("{" + '"a":{' * MAX_DEPTH, "{" + '"a":{' * MAX_DEPTH),
     ("{" + "k" * 5_000, "{" + "k" * 5_000),
     ('{"' + "k" * 9_000, '{"' + "k" * 9_000),
 ]
@@ -133,15 +135,52 @@ def test_what_is_no_json_comes_as_it_is(text, shown):
     assert read(text, at=range(0, len(text), 7)) == (shown, Outcome.BROKEN)
 
 
-@pytest.mark.parametrize("text", ["", "No.", "I cannot {do} that.", "[1, 2]", "x" * (MOST_WORDS + 9) + '{"a": 1}'])
+# What is guessed for those who read, and not for those who act on it.
+GUESSES = [
+    ('{"a": "b', '{"a": "b"}', '{"a": "b'),
+    ('{"a": 1, "b', '{"a": 1}', '{"a": 1, "b'),
+    ('{"a": 1, "b"', '{"a": 1}', '{"a": 1, "b"'),
+    ('{"a": 1, "b": ', '{"a": 1}', '{"a": 1, "b": '),
+    ('{"a": 1, b', '{"a": 1}', '{"a": 1, "b"'),
+    ('{"a": "\\u12"}', '{"a": "\\\\u12"}', '{"a": "\\u12"}'),
+    ('{"a": "\\ud83d"}', '{"a": "\\ufffd"}', '{"a": "\\ud83d"}'),
+    ('{"a": "\\ude00"}', '{"a": "\\ufffd"}', '{"a": "\\ude00"}'),
+    ('{"a": "\\ud83d\\u0041"}', '{"a": "\\ufffd\\u0041"}', '{"a": "\\ud83d\\u0041"}'),
+]
+
+
+@pytest.mark.parametrize(("text", "guessed", "as_it_came"), GUESSES)
+def test_an_exact_reader_guesses_nothing(text, guessed, as_it_came):
+    for place in range(len(text)):
+        shown, outcome = read(text, at=[place])
+        assert (shown, outcome in (Outcome.COMPLETE, Outcome.CLOSED)) == (guessed, True)
+        assert read(text, roots=ANY, exact=True, at=[place]) == (as_it_came, Outcome.BROKEN)
+
+
+FURTHER = [
+    ('{"a": 1}{"b": 2}', '{"a": 1},{"b": 2}', Outcome.COMPLETE),
+    ('[1]\n; {"b": 2}]}', '[1],{"b": 2}', Outcome.COMPLETE),
+    ("1 'a' null", '1,"a",null', Outcome.COMPLETE),
+    ('{"a": 1} [', '{"a": 1},[]', Outcome.CLOSED),
+    ('{"a": 1} and so on', '{"a": 1},and so on', Outcome.BROKEN),
+]
+
+
+@pytest.mark.parametrize(("text", "shown", "outcome"), FURTHER)
+def test_an_exact_reader_reads_further_values(text, shown, outcome):
+    for place in range(len(text)):
+        assert read(text, roots=ANY, exact=True, at=[place]) == (shown, outcome)
+
+
+@pytest.mark.parametrize("text", ["", "No.", "I cannot {do} it.", "[1, 2]", "x" * (WORDS_CHARACTERS + 9) + '{"a": 1}'])
 def test_of_a_text_without_json_nothing_is_left_out(text):
     assert read(text, at=range(0, len(text), 5)) == (text, Outcome.NONE)
 
 
 def test_a_long_text_is_not_held_for_ever():
     reader = JsonText()
-    assert reader.feed("x" * MOST_WORDS) == ""
-    assert reader.feed("xx") == "x" * MOST_WORDS + "xx"
+    assert reader.feed("x" * WORDS_CHARACTERS) == ""
+    assert reader.feed("xx") == "x" * WORDS_CHARACTERS + "xx"
     assert reader.feed("more") == "more"
 
 
