@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from providers.answer import AnswerReader, flatten, text_of
+from providers.answers.fields import flatten, text_of
+from providers.answers.reader import AnswerReader
 from providers.chat_request import ENGINE, LOGPROBS, SAMPLING, TOOLS, ChatRequest, Message, Reasoning, text_content
 from providers.formats import prompt as json_prompt
 from providers.means import Enforcer, Means

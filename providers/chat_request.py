@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from providers.answer import THOUGHTS, text_of
+from providers.answers.fields import THOUGHTS, text_of
 from providers.formats.response_format import JsonFormat, read_json_format
 from providers.tools.tool_set import ToolSet, read_tool_set
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from providers.answer import AnswerReader
+from providers.answers.reader import AnswerReader
 from providers.events import Delta, Event, Failure, FailureKind
 from providers.failures import classify
 from providers.seam import Echo, Seam

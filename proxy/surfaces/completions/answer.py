@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from providers.assembly import Assembler, Choice
+from providers.answers.assembly import Assembler, Choice
 from providers.events import Delta
 from proxy.entry.api_errors import ApiError
 from proxy.surfaces.chat.answer import DONE

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.assembly import Assembler, Choice
+from providers.answers.assembly import Assembler, Choice
 from providers.events import Delta
 from providers.neutral import MARK, neutralise
 from providers.tools.prompt import opening

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.answer import AnswerReader
+from providers.answers.reader import AnswerReader
 from providers.events import Delta
 from proxy.entry.api_errors import ApiError
 from proxy.surfaces.chat.answer import ChatMessage, ChatStream

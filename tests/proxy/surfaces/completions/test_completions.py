@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from providers.adapter import ADAPTERS, Target, prompt_ceiling_tokens
-from providers.answer import AnswerReader
+from providers.answers.reader import AnswerReader
 from providers.events import Delta
 from providers.means import Means
 from providers.tokenizer import count_request, count_text

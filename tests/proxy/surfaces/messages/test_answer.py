@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.answer import AnswerReader
+from providers.answers.reader import AnswerReader
 from providers.events import Delta
 from proxy.entry.api_errors import CODES, ApiError
 from proxy.surfaces.messages.answer import MessagesMessage, MessagesStream, error_body
@@ -23,7 +23,7 @@ from proxy.surfaces.surface import Identity
 
 HERE = Path(__file__).parent
 TRANSCRIPTS = sorted((HERE / "transcripts").glob("*.txt"))
-RECORDINGS = sorted((HERE.parent.parent / "providers" / "recordings").glob("vllm-stream*.sse"))
+RECORDINGS = sorted((HERE.parents[2] / "providers" / "recordings").glob("vllm-stream*.sse"))
 REQUEST_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
 USAGE = {
     "prompt_tokens": 30,

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.answer import AnswerReader
+from providers.answers.reader import AnswerReader
 from providers.events import Delta, Failure, FailureKind
 from providers.thinking import CLOSE, OPEN
 from proxy.entry.api_errors import ApiError

@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from providers.answer import AnswerReader
-from providers.assembly import Assembler
+from providers.answers.assembly import Assembler
+from providers.answers.reader import EVENT_BYTES, AnswerReader
 from providers.events import Delta, Event, Failure, FailureKind, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -64,6 +64,46 @@ def read(*pieces: bytes, plain: bool = False) -> tuple[AnswerReader, list[Event]
 def texts(events: list[Event]) -> tuple[str, str]:
     deltas = [event for event in events if isinstance(event, Delta)]
     return "".join(d.reasoning or "" for d in deltas), "".join(d.content or "" for d in deltas)
+
+
+# Each read, the events that come of it, and `(done, finished)` behind it.
+TRANSCRIPT: list[tuple[bytes, list[Event], tuple[bool, bool]]] = [
+    (b": wait\n\n", [], (False, False)),
+    (ROLE, [], (False, False)),
+    (chunk({"content": "<think>wh"}), [Delta(0, "wh")], (False, False)),
+    (chunk({"content": "y</th"})[:-9], [], (False, False)),
+    (chunk({"content": "y</th"})[-9:], [Delta(0, "y")], (False, False)),
+    (chunk({"content": "ink>so"}), [Delta(0, None, "so")], (False, False)),
+    (
+        chunk({"content": " it"}) + chunk({"content": " is"}),
+        [Delta(0, None, " it"), Delta(0, None, " is")],
+        (False,) * 2,
+    ),
+    (chunk({}, "stop"), [Delta(0, finish_reason="stop")], (False, True)),
+    (USAGE, [], (False, True)),
+    (DONE, [], (True, True)),
+]
+
+
+def test_a_stream_read_by_read() -> None:
+    reader = AnswerReader()
+    for piece, events, state in TRANSCRIPT:
+        assert (reader.feed(piece), (reader.done, reader.finished)) == (events, state), piece
+    assert reader.end() == []
+    assert (reader.events_read, reader.finish_reason, reader.usage) == (8, "stop", Usage(9, 4))
+
+
+def test_a_failure_is_the_last_event_of_its_read() -> None:
+    reader = AnswerReader()
+    events = reader.feed(chunk({"content": "a"}) + b'data: {"error":"no"}\n\n' + chunk({"content": "b"}) + DONE)
+    assert events == [Delta(0, None, "a"), Failure(FailureKind.SERVER_ERROR, "no")]
+    assert (reader.feed(DONE), reader.end(), reader.done) == ([], [], False)
+
+
+def test_an_event_without_end_is_a_failure() -> None:
+    reader = AnswerReader()
+    failures = [event for _ in range(5) for event in reader.feed(b"data: " + b"x" * EVENT_BYTES)]
+    assert failures == [Failure(FailureKind.PROTOCOL, f"an event is larger than {EVENT_BYTES} bytes")]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -6,12 +6,12 @@ from typing import Any
 import orjson
 import pytest
 
-from providers.answer import AnswerReader
-from providers.assembly import Assembler, Choice
+from providers.answers.assembly import Assembler, Choice
+from providers.answers.reader import AnswerReader
 from providers.events import Delta, Event, Failure, FailureKind, Usage
 from providers.thinking import State
 
-RECORDINGS = Path(__file__).parent / "recordings"
+RECORDINGS = Path(__file__).parents[1] / "recordings"
 CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "time", "arguments": "{}"}}
 
 
