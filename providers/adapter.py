@@ -14,8 +14,8 @@ from providers.means import Enforcer, Means
 from providers.profiles import DIALECTS, Dialect, Toggle
 from providers.seam import Seam
 from providers.thinking import CLOSE, THINKING_PROMPT, State
+from providers.tools.call_reader import CallReader
 from providers.tools.prompt import opening, rewrite
-from providers.tools.text import CallReader
 
 REASONING_KEYS = ("reasoning", "reasoning_content", "reasoning_details")
 # Tokens that a chat template adds a message at most: two header tags, the role, two line breaks, the end of turn; the

@@ -14,7 +14,7 @@ from providers.answers.reader import AnswerReader
 from providers.events import Delta, Event, Failure, FailureKind
 from providers.failures import classify
 from providers.seam import Echo, Seam
-from providers.tools.text import CallReader
+from providers.tools.call_reader import CallReader
 from proxy.exchange.meter import AttemptReport, Meter
 from proxy.routing.route import Candidate
 

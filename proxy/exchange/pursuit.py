@@ -17,7 +17,7 @@ from providers.chat_request import ChatRequest, text_content
 from providers.events import Failure, FailureKind
 from providers.means import Enforcer
 from providers.seam import Seam
-from providers.tools.text import CallReader
+from providers.tools.call_reader import CallReader
 from proxy.config import LimitSettings
 from proxy.entry.api_errors import ApiError
 from proxy.exchange.attempt import Assignment, Attempt, Line, Outlet

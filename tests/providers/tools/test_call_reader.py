@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from providers.answers.assembly import Assembler, Choice
 from providers.events import Delta
 from providers.neutral import MARK, neutralise
+from providers.tools.call_reader import CallReader
+from providers.tools.call_tags import BLANK_CHARACTERS, CALL_CHARACTERS, OPEN
 from providers.tools.prompt import opening
-from providers.tools.text import MOST_BLANK_CHARACTERS, MOST_CALL_CHARACTERS, OPEN, CallReader
 from providers.tools.tool_set import ToolSet
 
 TOOLS = frozenset({"time", "add"})
@@ -266,17 +267,17 @@ def test_an_answer_that_was_begun_for_the_endpoint(name: str) -> None:
 
 
 def test_a_call_without_end_is_given_up() -> None:
-    text = '<tool_call>{"name": "' + "x" * MOST_CALL_CHARACTERS
+    text = '<tool_call>{"name": "' + "x" * CALL_CHARACTERS
     made, choice = read(deltas(*(text[i : i + 1_000] for i in range(0, len(text), 1_000)), "y", TIME))
     assert choice.content == text + "y"
     assert (calls(choice), codes(choice)) == ([UTC], ["tool_call_too_long"])
-    assert max(len(delta.content or "") for delta in made) <= MOST_CALL_CHARACTERS + 2_000
+    assert max(len(delta.content or "") for delta in made) <= CALL_CHARACTERS + 2_000
 
 
 @pytest.mark.parametrize("before", ["", OPEN])
 def test_white_space_without_end_is_not_held(before: str) -> None:
     reader = CallReader(tool_set(), seed="s")
-    given = before + " " * MOST_BLANK_CHARACTERS
+    given = before + " " * BLANK_CHARACTERS
     assert not [one for piece in given for one in reader.feed(Delta(content=piece))]
     (first, *_) = reader.feed(Delta(content=" "))
     assert first.content is not None
