@@ -1,8 +1,8 @@
-"""One adapter a dialect: a canonical request becomes the body that an endpoint reads, its answer becomes events."""
+"""One adapter for each dialect: canonical requests become bodies that an endpoint reads, its answers become events."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 
@@ -31,7 +31,7 @@ TOKENS_A_TOOLBOX = 512
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The endpoint as far as encoding goes."""
+    """What an adapter knows of an endpoint: its name for the model, and its capabilities (`profiles.CAPABILITIES`)."""
 
     model_id: str
     supports: frozenset[str]
@@ -143,13 +143,13 @@ class Adapter:
         return accepted
 
     def capabilities(self, supports: frozenset[str]) -> frozenset[str]:
-        """What a request may need of an endpoint that `supports` this much: an engine's own words for a grammar too."""
+        """What an endpoint can do that `supports` this much: engines take `structured_outputs` besides."""
         return supports | {"structured_outputs"} if self.dialect.engine_fields else supports
 
     def lacks(self, request: ChatRequest, target: Target) -> frozenset[str]:
-        """What a request needs and the endpoint cannot do, nor we for it.
+        """The capabilities that a request needs, that the endpoint has not, and that its prompt cannot make up for.
 
-        A grammar that holds from the first token leaves no room for a call in the text.
+        Tools in the prompt do not go with a grammar: it holds from the first token on, so that no call can be written.
         """
         lacking = request.needs - self.capabilities(target.supports) - {"response_format"}
         grammar = "structured_outputs" in request.needs and request.tools is not None
@@ -166,9 +166,11 @@ class Adapter:
                     body["chat_template_kwargs"] = {**kwargs, "thinking": reasoning.enabled}
             case Toggle.SYSTEM_PROMPT:
                 pass  # stands in the messages
+            case _:
+                assert_never(self.dialect.toggle)
 
     def _continue(self, reasoning: Reasoning, seam: Seam, body: dict[str, Any]) -> None:
-        """Have the final message continued, not answered.
+        """Have the endpoint go on with the seam's text instead of answering the last message.
 
         With the flag set vLLM would take all that comes for thought, and without `keep_cots` the template would cut the
         thought out of the prefix (both as seen with 0.32 and Hermes 4's template).
@@ -211,7 +213,7 @@ class Adapter:
         return messages
 
     def _message(self, message: Message) -> Message:
-        """Earlier thoughts, in whatever shape they were handed back, under this dialect's names; parts as text."""
+        """An assistant's message with its earlier thoughts under this dialect's names, and its parts as one text."""
         content = message.get("content")
         parts = content if isinstance(content, list) else None
         if message["role"] != "assistant" or (parts is None and not any(key in message for key in REASONING_KEYS)):
@@ -231,10 +233,11 @@ class Adapter:
 
 
 def prompt_ceiling_tokens(request: ChatRequest, *, emulated: bool = False) -> int:
-    """No endpoint can count a longer prompt: a token is at least one byte of text. Includes what we may add.
+    """A number of tokens that no endpoint's count of the prompt exceeds, with all that an adapter may add to it.
 
-    `emulated`: some endpoint of the route may have to be told of tools in its prompt. Any may be told so of the JSON
-    that is wanted, whose schema is among `prompt_bytes` already.
+    It counts the bytes, since a token is at least one byte of text.
+    `emulated`: some endpoint of the route may be told of tools in its prompt. Any may be told there of the JSON that is
+    wanted, whose schema is among `prompt_bytes` already.
     """
     if request.prompt is not None:
         return TOKENS_A_RAW_PROMPT + request.prompt_bytes
@@ -249,7 +252,7 @@ def prompt_ceiling_tokens(request: ChatRequest, *, emulated: bool = False) -> in
 
 
 def rewritten_ceiling_tokens(request: ChatRequest) -> int:
-    """The same for the conversation with its tools as text; an answer that we begin is one message more."""
+    """The same for the conversation with its tools as text, and with the beginning of the answer as a message."""
     messages: list[Message] = rewrite(request.messages, request.tools)
     if request.tools is not None and (begun := opening(request.tools)):
         messages.append({"role": "assistant", "content": begun})

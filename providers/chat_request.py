@@ -50,7 +50,11 @@ WHOLE_ONLY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """What the caller wants of the model's thoughts, whichever switch said it. `enabled` None: as the model likes."""
+    """What the caller wants of the model's thoughts.
+
+    `enabled` None leaves it to the model. `max_tokens` limits the thought, and so does `effort`, by a share of the
+    answer's limit; `exclude` keeps the thought from the caller.
+    """
 
     enabled: bool | None = None
     effort: str | None = None
@@ -146,7 +150,7 @@ def tells_of_calls(message: Message) -> bool:
 
 
 def text_content(content: Any) -> str:
-    """The text of a message's content, a string or a list of parts; thoughts are not among it."""
+    """The text of a message's content, which is a string, a list of parts or None; without its thoughts."""
     if type(content) is list:
         said = (part for part in content if part.get("type") not in THOUGHTS)
         return "\n".join(text_of(part.get("text") or part.get("refusal")) for part in said)

@@ -1,7 +1,6 @@
 """What an answer consists of, whatever shape it had on the wire.
 
-Answer = Delta* (Failure | end of the reader's input). The usage is no event: the reader knows the last one.
-`Delta` is made once a token, so it is a plain slotted class; nobody changes one after it is made.
+An answer is any number of deltas, and a failure where it breaks off. The usage is no event: the reader knows the last.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ class Delta:
     """A piece of one choice. A None says that this piece does not speak of it.
 
     `tool_calls` is OpenAI's list of call deltas; `extra` holds further fields of the choice (`logprobs`,
-    `stop_reason`), `details` OpenRouter's `reasoning_details` as they came.
+    `stop_reason`), `details` OpenRouter's `reasoning_details` as they came. Nobody changes a delta once it is made; it
+    is not frozen because one is made for each token, and a frozen one takes longer to make.
     """
 
     index: int = 0
@@ -27,13 +27,13 @@ class Delta:
 
     @property
     def has_content(self) -> bool:
-        """Whether the commit point is reached: reasoning, text or a tool call, not the role preamble."""
+        """Whether it holds something that a client could be shown: thought, text or a tool call."""
         return bool(self.reasoning or self.content or self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The provider's claim, in tokens. None for a detail that it did not report: that is not a zero."""
+    """Tokens as the provider reports them. None for a detail that it did not report, which is not the same as zero."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -1,4 +1,4 @@
-"""What a provider's refusal means. Error bodies come as string or object, as `detail`, as HTML or not at all."""
+"""What a provider's refusal means. Its body may be a string, an object, a `detail`, a web page, or missing."""
 
 import re
 from collections.abc import Mapping
@@ -49,7 +49,10 @@ MESSAGE_BYTES = 2_000
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes, now_s: float) -> Failure:
-    """A response that is no 200. `headers` have lower-case names; `now_s` is the Unix time, for `Retry-After` dates."""
+    """What a response means whose status is not 200.
+
+    `headers` have lower-case names; `now_s` is the Unix time, from which a date in `Retry-After` counts.
+    """
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -62,7 +65,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now_s: float)
 
 
 def read_error(status: int | None, body: Any) -> Failure:
-    """The meaning of an error body; where there is no status to go by (in a stream, in a 200), its `code` serves."""
+    """What an error body means. Where no status says it (in a stream, in a 200), the body's `code` takes its place."""
     error, code = body, None
     if isinstance(body, dict):
         error = body.get("error") or body.get("detail") or body.get("message")
@@ -123,6 +126,6 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
 
 
 def emptied_buckets(headers: Mapping[str, str]) -> list[str]:
-    """The last to be full again first: `requests-1h` before `requests`."""
+    """The rate limits that are used up, in the order of how late they are full again, the latest first."""
     names = ("requests-1h", "tokens-1h", "requests", "tokens")
     return [name for name in names if headers.get(f"x-ratelimit-remaining-{name}") == "0"]

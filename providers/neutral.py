@@ -1,8 +1,9 @@
-"""What a caller writes stays text, wherever we give tags a meaning: it is changed so that no tokenizer, no template and
-no reader takes it for a control token, and changed back where the model repeats it.
+"""Keep what a caller writes from being taken for a control token or a tag, by a tokenizer, a template or our readers.
 
-Between the `<` and the rest of what looks like a control token goes a WORD JOINER (U+2060): not seen by people, read
-past by the model, and told apart by every tokenizer. A `<` that has one behind it already gets another, so that
+`neutralise` changes a text that goes into a prompt; `restore` changes it back where the model repeats it.
+
+Between the `<` and the rest of what looks like a control token goes a WORD JOINER (U+2060), which people do not see,
+the model ignores and every tokenizer keeps. A `<` that has one behind it already gets another, so that
 `restore` is the exact inverse of `neutralise`.
 """
 

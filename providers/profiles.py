@@ -78,7 +78,7 @@ DIALECTS: Mapping[str, Dialect] = {
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """An endpoint that a key in the environment is enough for. Prices in USD per million tokens, None where unknown."""
+    """An endpoint that needs no configuration but a key in the environment. Prices are USD per million tokens."""
 
     name: str
     provider: str

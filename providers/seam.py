@@ -1,7 +1,7 @@
-"""Where one answer ends and its continuation begins, so that nothing is lost, doubled or altered between the two.
+"""Where the first part of an answer ends and another endpoint goes on, with nothing lost or doubled between the two.
 
-The text so far goes to the endpoint as the beginning of the assistant's message. Templates trim white space, so the
-prefix is cut back to where it does not end in any; what the endpoint then says again (`Echo`) is not sent again.
+The text so far goes to the endpoint as the beginning of the assistant's message (`Seam.prefix`). Templates trim white
+space at its end, so it goes without; where the endpoint writes that white space again, `Echo` takes it out.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from providers.thinking import CLOSE, OPEN
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """What of an answer exists. `content` None: its thought is still open."""
+    """The answer so far: its thought and its text. `content` is None while the thought is open."""
 
     reasoning: str
     content: str | None
@@ -24,7 +24,7 @@ class Seam:
 
     @property
     def echo(self) -> str:
-        """The white space that was cut off: what comes again of it is known already."""
+        """The white space at the end of the answer so far, which the prefix leaves out."""
         written = self._written()
         return written[len(written.rstrip()) :]
 
@@ -39,7 +39,7 @@ class Seam:
 
 
 class Echo:
-    """Passes deltas on without the white space that was sent before the seam."""
+    """Takes out of the deltas behind a seam the white space `expected`, as far as it comes again: the client has it."""
 
     __slots__ = ("_expected",)
 
@@ -47,7 +47,7 @@ class Echo:
         self._expected = expected
 
     def swallow(self, delta: Delta) -> Delta:
-        """The delta without what is known of it (possibly all of it)."""
+        """The delta without what was expected; that may be all of its text."""
         if not self._expected or not (delta.reasoning or delta.content):
             return delta
         reasoning = self._known(delta.reasoning)

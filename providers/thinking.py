@@ -1,7 +1,7 @@
-"""Thoughts written inline: `<think>…</think>` at the start of the text, split at any byte.
+"""Thoughts that a model writes into its text: `<think>…</think>` at its beginning, cut anywhere.
 
-The tag counts only at the very start (after white space), so that prose or code that mentions it survives. What stands
-between the tags is reasoning to the letter, what follows is content to the letter: put back together it is what came.
+The tag counts only there (after white space), so that prose or code that mentions it stays text. What stands between
+the tags is the thought, to the letter, and what follows is the text.
 """
 
 from enum import Enum
@@ -18,13 +18,18 @@ THINKING_PROMPT = (
 
 
 class State(Enum):
+    """Where in an answer a text stands."""
+
     START = 0
     THINKING = 1
     ANSWERING = 2
 
 
 class ThinkSplitter:
-    """Split the text of one choice into (reasoning, content), holding back no more than a tag less one character."""
+    """`feed` the text of one choice in any pieces: each comes back as (reasoning, content). Then `end` it.
+
+    What may be the beginning of a tag is held back, and white space before it.
+    """
 
     __slots__ = ("_held", "state")
 
@@ -50,7 +55,7 @@ class ThinkSplitter:
         return self._think(text)
 
     def end(self) -> tuple[str, str]:
-        """The text is over: what was held back is what it looks like. An unclosed thought is all reasoning."""
+        """The text is over: what was held back is no tag, but belongs to the thought or to the text."""
         held, self._held = self._held, ""
         return (held, "") if self.state is State.THINKING else ("", held)
 

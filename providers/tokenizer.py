@@ -1,4 +1,4 @@
-"""Llama 3's tokenizer, for what the provider does not say and for what we do not believe.
+"""Llama 3's tokenizer, for counts that a provider does not report, or that are not to be believed.
 
 The vocabulary is `llama_models/llama3/tokenizer.model` (Llama 3.1 Community License), in tiktoken's format: a token in
 base64 and its rank a line. The pattern is Meta's (`llama_models/llama3/tokenizer.py`). Loading takes a fraction of a
@@ -40,7 +40,7 @@ DEFAULT_SYSTEM = "You are Hermes, created by Nous Research."
 
 @cache
 def load() -> CoreBPE:
-    """tiktoken's core itself: its `Encoding` keeps a second copy of the vocabulary, in Python objects."""
+    """The tokenizer, as tiktoken's core: its `Encoding` would keep a second copy of the vocabulary."""
     spec = find_spec("llama_models")
     if spec is None or spec.origin is None:
         raise RuntimeError("the package llama-models is not installed; run `make setup`")
@@ -54,7 +54,7 @@ def is_loaded() -> bool:
 
 
 def count_text(text: str) -> int:
-    """Tokens of a text as text: what looks like a special token is spelt out."""
+    """Tokens of a text in which no special token counts as one: what looks like one is so many tokens of text."""
     tokenizer = load()
     if len(text) <= PIECE_CHARACTERS:
         return len(tokenizer.encode_ordinary(text))
@@ -67,20 +67,20 @@ def count_request(request: ChatRequest) -> int:
     if request.prompt is not None:
         return count_raw(request.prompt)
     messages = request.messages
-    if request.speaks_of_tools:  # an engine's template says of them what we say where it does not, "none" or not
+    if request.speaks_of_tools:  # about as an engine's template words them, also those that may not be called
         messages = rewrite(messages, request.shown_tools)
     schemas = instruction(request.format) if request.format else ""
     return count_prompt(messages, schemas, thinking=bool(request.reasoning.enabled))
 
 
 def count_raw(prompt: str) -> int:
-    """Tokens of a text that an engine reads as it stands: BOS before it, and its control tokens one each."""
+    """Tokens of a raw prompt: an engine puts BOS before it, and takes each control token in it for one token."""
     texts = CONTROL.split(prompt)
     return len(texts) + sum(map(count_text, texts))
 
 
 def count_prompt(messages: Sequence[Message], schemas: str = "", *, thinking: bool = False) -> int:
-    """Tokens of a conversation in Llama 3's template; `schemas` is what a format adds, as JSON."""
+    """Tokens of a conversation in Llama 3's template, with the text `schemas` and the prompt for `thinking` added."""
     total = TOKENS_A_PROMPT + count_text(schemas)
     has_system = False
     for message in messages:

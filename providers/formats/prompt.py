@@ -1,7 +1,7 @@
-"""JSON of an endpoint that enforces none: its schema in the prompt, and what is said of an answer that does not fit.
+"""What a prompt says to get JSON from an endpoint that enforces none: the schema, and why an answer did not fit.
 
-The words are those of Hermes's JSON mode (github.com/NousResearch/Hermes-Function-Calling). In the schema, whose texts
-are the caller's, no tag and no control token stands as such: JSON can spell them with an escape.
+The words are those of Hermes's JSON mode (github.com/NousResearch/Hermes-Function-Calling). The texts
+in a schema are the caller's, so tags and control tokens in them are spelt with an escape of JSON.
 """
 
 import re
@@ -29,13 +29,13 @@ def instruction(wanted: JsonFormat) -> str:
 
 
 def extra_bytes(wanted: JsonFormat) -> int:
-    """By how much the instruction is longer than the schema in it."""
+    """How many bytes the instruction has beside the schema in it."""
     schema = b"" if wanted.schema is None else orjson.dumps(wanted.schema)
     return len(instruction(wanted).encode()) - len(schema)
 
 
 def ask(messages: Sequence[Message], wanted: JsonFormat) -> list[Message]:
-    """The conversation with the format in its first system message, or in one of its own."""
+    """The conversation with an instruction to answer in JSON, in its first system message or in a new one."""
     asked = list(messages)
     for i, message in enumerate(asked):
         if message["role"] == "system":

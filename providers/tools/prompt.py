@@ -37,14 +37,14 @@ MUST_CALL_THIS = "\nThis turn must call the function {}: answer with nothing but
 
 
 def opening(tools: ToolSet) -> str:
-    """How an answer begins that has to call a tool; empty where it may do otherwise."""
+    """The beginning of an answer that has to call a tool; empty where it may also do something else."""
     if tools.must_call is not None:
         return f'<tool_call>\n{{"name": {to_json(tools.must_call)}, "arguments":'
     return '<tool_call>\n{"name":' if tools.required else ""
 
 
 def rewrite(messages: Sequence[Message], tools: ToolSet | None) -> list[Message]:
-    """The conversation without tools: roles system, user and assistant, every content a text."""
+    """The conversation with `tools`, calls and results as text: only the roles system, user and assistant are left."""
     rewritten: list[Message] = []
     names: dict[str, str] = {}  # of the tools that were called, by the ids of the calls
     answering = False  # the last message holds results of tools
@@ -86,7 +86,7 @@ def show(tools: ToolSet, messages: list[Message]) -> None:
 
 
 def said(message: Message, text: str) -> Message:
-    """What the assistant said, its calls as it wrote them."""
+    """An assistant's message with its calls as text."""
     kept = {
         name: neutralise(value) if isinstance(value, str) else value
         for name, value in message.items()
@@ -111,14 +111,14 @@ def call_text(call: Mapping[str, Any]) -> str:
 
 
 def result_text(name: str | None, text: str) -> str:
-    """A tool's result; what is JSON stands in it as JSON."""
+    """A tool's result as text; where it is JSON, as JSON and not as a string of JSON."""
     content = as_json(text) if text[:1] in ("{", "[") else text
     result = {"name": name, "content": content} if name else {"content": content}
     return f"<tool_response>\n{to_json(result)}\n</tool_response>"
 
 
 def as_json(text: str) -> Any:
-    """The text itself, to be put into JSON, if it is JSON; else the string that it is."""
+    """A value that stands in JSON as `text` does where that is JSON, and as a string elsewhere."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -131,12 +131,12 @@ def to_json(value: Any) -> str:
 
 
 def instructed(text: str) -> str:
-    """A system message: of the tags in it only those count that switch thinking on."""
+    """A system message, neutralised except for the prompt that switches thinking on, which has tags."""
     return THINKING_PROMPT.join(map(neutralise, text.split(THINKING_PROMPT)))
 
 
 def thought(text: str) -> str:
-    """What the assistant said before: of the tags in it only those count that enclose a thought at its beginning."""
+    """An assistant's text, neutralised except for the tags around a thought at its beginning."""
     if not text.startswith(OPEN) or CLOSE not in text:
         return neutralise(text)
     inside, _, answer = text[len(OPEN) :].partition(CLOSE)

@@ -1,7 +1,7 @@
-"""What a caller says of the shape of the answer, in any of the words for it: it comes down to one of them.
+"""What a caller says of the shape of the answer, brought into one of two fields, whichever of the many was used.
 
-JSON becomes `response_format`, which every endpoint can be brought to; what only an engine's grammar can do becomes its
-`structured_outputs`. The `guided_…` of older engines say the same, and newer ones ignore them in silence.
+JSON becomes `response_format`, which every endpoint can be made to give; what only an engine's grammar can do becomes
+its `structured_outputs`. The `guided_…` of older engines mean the same, and newer engines ignore them silently.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ KINDS = ("text", "json_object", "json_schema")
 
 def settle_format(body: Mapping[str, Any], parameters: dict[str, Any]) -> None:
     """Put into `parameters` what `body` says. Raises ApiError, also where it says two things at once."""
-    wanted = read_response_format(parameters.pop("response_format", None))
+    wanted = checked_response_format(parameters.pop("response_format", None))
     said = ["response_format"] if wanted else []
     said += [name for name in ("structured_outputs", *GUIDED) if body.get(name) is not None]
     if len(said) > 1:
@@ -27,7 +27,7 @@ def settle_format(body: Mapping[str, Any], parameters: dict[str, Any]) -> None:
         parameters["structured_outputs"] = {GUIDED[guided]: body[guided]}
     structured = parameters.get("structured_outputs")
     if structured and structured.keys() == {"json"}:
-        wanted = of_schema(structured["json"], guided or "structured_outputs.json")
+        wanted = format_of_schema(structured["json"], guided or "structured_outputs.json")
     elif structured == {"json_object": True}:
         wanted = {"type": "json_object"}
     if wanted:
@@ -35,8 +35,8 @@ def settle_format(body: Mapping[str, Any], parameters: dict[str, Any]) -> None:
         parameters["response_format"] = wanted
 
 
-def read_response_format(given: Any) -> dict[str, Any] | None:
-    """None where any text will do."""
+def checked_response_format(given: Any) -> dict[str, Any] | None:
+    """A checked `response_format`, without what it does not need; None where any text will do. Raises ApiError."""
     if given is None:
         return None
     kind = given.get("type")
@@ -54,8 +54,8 @@ def read_response_format(given: Any) -> dict[str, Any] | None:
     return {"type": kind, "json_schema": described}
 
 
-def of_schema(schema: Any, param: str) -> dict[str, Any]:
-    """A schema that stands by itself, as an object or, as older engines take it, as its text."""
+def format_of_schema(schema: Any, param: str) -> dict[str, Any]:
+    """The `response_format` of a schema, which is an object or, as older engines take it, its text."""
     if type(schema) is str:
         try:
             schema = orjson.loads(schema)

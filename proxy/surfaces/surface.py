@@ -1,4 +1,4 @@
-"""What a surface is: one API that apps speak, as a translation to and from the canonical request and event stream."""
+"""What a surface is: an API that apps speak, translated into canonical requests and out of canonical events."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -45,21 +45,25 @@ class Identity:
 
 
 class AnswerStream(Protocol):
-    """Delta in, bytes of an event stream out. `provider` is set before each attempt, never after content."""
+    """Words one streamed answer: a delta in, bytes of an event stream out.
+
+    `provider` is set before each attempt, and not any more once content was encoded. `comment` are bytes that keep a
+    silent stream open.
+    """
 
     provider: str
     comment: bytes
 
     def encode(self, delta: Delta) -> bytes: ...
     def finish(self, usage: Mapping[str, Any], route: Mapping[str, Any] | None, *, show_usage: bool) -> bytes:
-        """The end of a whole answer. `usage` is `settlement.usage_shown`'s."""
+        """The end of a whole answer. `usage` is worded as in Chat Completions, and empty where nothing was billed."""
 
     def error(self, error: ApiError, usage: Mapping[str, Any]) -> bytes:
         """The end of an answer that could not be finished."""
 
 
 class AnswerMessage(Protocol):
-    """Deltas in, one body out."""
+    """Words one plain answer: `add` its deltas, then take its `body`."""
 
     provider: str
 
@@ -69,7 +73,10 @@ class AnswerMessage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """`read` raises ApiError; `error_body` words one; `schema_param` is where a schema for the answer stands."""
+    """One API: how a request's body is read, and how an answer and an error are worded.
+
+    `read` raises ApiError. `schema_param` names the field of a body that holds the schema of the answer, for errors.
+    """
 
     name: str
     read: Callable[[bytes, SuffixOf], SurfaceRequest]

@@ -164,7 +164,7 @@ HISTORIES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("said", [one[1] for one in HISTORIES], ids=[one[0] for one in HISTORIES])
+@pytest.mark.parametrize("said", [history[1] for history in HISTORIES], ids=[history[0] for history in HISTORIES])
 def test_a_thought_is_handed_on_as_the_dialect_has_it(dialect: str, said: dict[str, Any]) -> None:
     message = {"role": "assistant"} | said
     before = orjson.dumps(message)

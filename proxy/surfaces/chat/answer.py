@@ -16,7 +16,10 @@ EXTRA_FIELDS = ("logprobs", "stop_reason", "warnings", "schema_error")
 
 
 class ChatStream:
-    """Delta in, chunk out. Made for one answer; `provider` may change until the first chunk is encoded."""
+    """The stream of one answer: a delta in, the bytes of its chunk out.
+
+    `provider` may change until the first chunk is encoded.
+    """
 
     __slots__ = ("_format", "_head", "_identity", "_inline", "_inside", "_plain_head", "_provider", "_started")
 
@@ -87,7 +90,7 @@ class ChatStream:
         return []
 
     def _with_tags(self, delta: Delta) -> str | None:
-        """Thought and text as one text: a tag opens with the first thought and closes before whatever follows it."""
+        """The delta's thought and text as one text, with a tag where the thought begins and where it ends."""
         index, text = delta.index, ""
         if delta.reasoning:
             text = delta.reasoning if index in self._inside else OPEN + delta.reasoning
@@ -98,7 +101,7 @@ class ChatStream:
         return text + (delta.content or "") or None
 
     def finish(self, usage: Mapping[str, Any], route: Mapping[str, Any] | None, *, show_usage: bool) -> bytes:
-        """Usage comes once, in a chunk without choices, and so does the route."""
+        """The end of the stream: a chunk with the usage and the route, where one of them is shown, and `[DONE]`."""
         if not show_usage and route is None:
             return DONE
         more = b',"usage":' + orjson.dumps(usage) if show_usage else b""
@@ -106,7 +109,7 @@ class ChatStream:
         return b"%b]%b}\n\n%b" % (self._head, more, DONE)
 
     def error(self, error: ApiError, usage: Mapping[str, Any]) -> bytes:
-        """No `[DONE]` follows."""
+        """The chunk that says why the answer breaks off. No `[DONE]` follows."""
         return b'%b{"index":0,"delta":{},"finish_reason":"error"}],"error":%b,"usage":%b}\n\n' % (
             self._head,
             orjson.dumps(error.body()["error"]),
@@ -115,7 +118,7 @@ class ChatStream:
 
 
 class ChatMessage:
-    """Deltas in, one `chat.completion` out."""
+    """A plain answer: `add` its deltas, then take its `body`."""
 
     __slots__ = ("_assembler", "_format", "_identity", "add", "provider")
 
@@ -167,5 +170,5 @@ class ChatMessage:
 
 
 def details_of(details: list[Any] | None, reasoning: str | None) -> list[Any]:
-    """OpenRouter's `reasoning_details`, the provider's own where it gave some."""
+    """A thought as OpenRouter's `reasoning_details`: the provider's own where there are any."""
     return details or [{"type": "reasoning.text", "text": reasoning, "format": "unknown", "index": 0}]

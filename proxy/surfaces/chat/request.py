@@ -1,4 +1,4 @@
-"""OpenAI's Chat Completions, inwards: a JSON body becomes a canonical request and what was said about its way."""
+"""OpenAI's Chat Completions, inwards: a JSON body becomes a canonical request and preferences for its route."""
 
 import json
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ MAX_IGNORED = 32
 
 
 def read_chat(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
-    """Raises ApiError for everything that is wrong with the body itself."""
+    """Read the body of a request for Chat Completions. Raises ApiError for everything that is wrong with it."""
     body = read_json(payload)
     suffix = read_model(body, suffix_of)
     messages = [read_message(message, i) for i, message in enumerate(read_messages(body))]
@@ -70,7 +70,10 @@ def read_chat(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
 
 
 def read_json(payload: bytes) -> dict[str, Any]:
-    """NaN, lone surrogates and absurd nesting are no JSON to orjson; what it reads is re-encoded, never handed on."""
+    """The JSON object in `payload`. Raises ApiError, also for what readers of JSON understand differently.
+
+    What is sent on is encoded anew. NaN, lone surrogates and absurd nesting are refused by orjson.
+    """
     try:
         body = orjson.loads(payload)
         again = orjson.dumps(body)
@@ -82,12 +85,12 @@ def read_json(payload: bytes) -> dict[str, Any]:
         raise ApiError("invalid_json", "the body must be a JSON object")
     # Of a key that stands twice orjson keeps the last: then a colon is missing, unless one was spelt as an escape.
     if payload.count(b":") != again.count(b":") or b"\\u003a" in payload or b"\\u003A" in payload:
-        refuse_twins(payload)
+        refuse_duplicate_keys(payload)
     return body
 
 
-def refuse_twins(payload: bytes) -> None:
-    """Two readers may each take another one of two values of a key; so nobody gets to see either."""
+def refuse_duplicate_keys(payload: bytes) -> None:
+    """Refuse an object in which a key stands twice: of its two values, each reader may take another one."""
 
     def unique(pairs: list[tuple[str, Any]]) -> None:
         seen: set[str] = set()
@@ -160,7 +163,7 @@ def check_content(content: Any, role: str, where: str) -> None:
 
 
 def read_parameters(body: dict[str, Any]) -> dict[str, Any]:
-    """What is passed on, checked. An empty list of tools, which engines refuse, is no list of tools."""
+    """The fields that are passed on, checked. An empty list of tools, which engines refuse, is left out."""
     parameters = {name: check(name, value) for name, value in body.items() if name in PASSED and value is not None}
     if parameters.get("tools") == []:
         for name in TOOLS:
@@ -184,7 +187,10 @@ AS_THE_MODEL_LIKES = Reasoning()
 
 
 def read_reasoning(body: dict[str, Any], parameters: dict[str, Any], suffix: str) -> Reasoning:
-    """One meaning for all the switches; the most explicit one decides."""
+    """What the switches for thinking come to, of which there are many; the most explicit one decides.
+
+    Takes out of `parameters` the switch that stands there.
+    """
     if not suffix and SWITCHES.isdisjoint(body):
         return AS_THE_MODEL_LIKES
     wish = typed(body, "reasoning", dict) or {}
@@ -208,7 +214,7 @@ def read_reasoning(body: dict[str, Any], parameters: dict[str, Any], suffix: str
 
 
 def take_flag(parameters: dict[str, Any]) -> bool | None:
-    """`chat_template_kwargs.thinking`, taken out of the parameters: each dialect has its own way to say it."""
+    """Take `chat_template_kwargs.thinking` out of the parameters: each dialect has its own words for it."""
     kwargs = parameters.get("chat_template_kwargs")
     if not kwargs or "thinking" not in kwargs:
         return None
@@ -241,12 +247,12 @@ def read_metadata(body: dict[str, Any]) -> Mapping[str, str]:
 
 
 def is_label(value: Any, kind: str) -> bool:
-    """Whether Postgres can keep it, and cares to."""
+    """Whether the ledger can keep it: a text without NUL, no longer than `LABEL_CHARACTERS` allows."""
     return type(value) is str and len(value) <= LABEL_CHARACTERS[kind] and "\0" not in value
 
 
 def read_ignored(body: dict[str, Any]) -> tuple[str, ...]:
-    """The names of what nobody understands, as a header can carry them: callers choose them freely."""
+    """The names of the fields that nobody understands, quoted for a header: callers may name them as they like."""
     unknown = sorted(name for name in body if name not in PASSED and name not in READ)
     return tuple(quote(name[:64], safe="") for name in unknown[:MAX_IGNORED])
 
@@ -272,7 +278,7 @@ TYPES: Mapping[str, type] = {
 
 
 def check(name: str, value: Any) -> Any:
-    """A passed-on parameter with a value that no endpoint could take is refused here, by name."""
+    """The value of a parameter that is passed on. Raises ApiError where no endpoint could take it."""
     bounds = NUMBERS.get(name) or WHOLE.get(name)
     if bounds:
         kinds = (int,) if name in WHOLE else (int, float)

@@ -1,4 +1,4 @@
-"""OpenAI's Completions, outwards: events become chunks of text, or one text. Nothing of it is taken for a thought."""
+"""OpenAI's Completions, outwards: events become chunks of text, or one text. There are no thoughts in it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,10 @@ from proxy.surfaces.surface import Identity
 
 
 class CompletionStream:
-    """Delta in, chunk out. Made for one answer; `provider` may change until the first chunk is encoded."""
+    """The stream of one answer: a delta in, the bytes of its chunk out.
+
+    `provider` may change until the first chunk is encoded.
+    """
 
     __slots__ = ("_head", "_identity", "_provider")
 
@@ -42,11 +45,11 @@ class CompletionStream:
                 return b""
             text = orjson.dumps(delta.content)
             return b'%b{"text":%b,"index":0,"logprobs":null,"finish_reason":null}]}\n\n' % (self._head, text)
-        choice = worded(delta.index, delta.content, delta.finish_reason, delta.extra or {})
+        choice = choice_of(delta.index, delta.content, delta.finish_reason, delta.extra or {})
         return b"%b%b]}\n\n" % (self._head, orjson.dumps(choice))
 
     def finish(self, usage: Mapping[str, Any], route: Mapping[str, Any] | None, *, show_usage: bool) -> bytes:
-        """Usage comes once, in a chunk without choices, and so does the route."""
+        """The end of the stream: a chunk with the usage and the route, where one of them is shown, and `[DONE]`."""
         if not show_usage and route is None:
             return DONE
         more = b',"usage":' + orjson.dumps(usage) if show_usage else b""
@@ -54,17 +57,17 @@ class CompletionStream:
         return b"%b]%b}\n\n%b" % (self._head, more, DONE)
 
     def error(self, error: ApiError, usage: Mapping[str, Any]) -> bytes:
-        """No `[DONE]` follows."""
+        """The chunk that says why the answer breaks off. No `[DONE]` follows."""
         return b'%b%b],"error":%b,"usage":%b}\n\n' % (
             self._head,
-            orjson.dumps(worded(0, None, "error", {})),
+            orjson.dumps(choice_of(0, None, "error", {})),
             orjson.dumps(error.body()["error"]),
             orjson.dumps(usage),
         )
 
 
 class CompletionMessage:
-    """Deltas in, one `text_completion` out."""
+    """A plain answer: `add` its deltas, then take its `body`."""
 
     __slots__ = ("_assembler", "_identity", "add", "provider")
 
@@ -89,9 +92,9 @@ class CompletionMessage:
         return orjson.dumps(answer)
 
     def _choice(self, choice: Choice) -> dict[str, Any]:
-        return worded(choice.index, choice.content, choice.finish_reason, choice.extra)
+        return choice_of(choice.index, choice.content, choice.finish_reason, choice.extra)
 
 
-def worded(index: int, text: str | None, finish_reason: str | None, extra: Mapping[str, Any]) -> dict[str, Any]:
+def choice_of(index: int, text: str | None, finish_reason: str | None, extra: Mapping[str, Any]) -> dict[str, Any]:
     choice = {"text": text or "", "index": index, "logprobs": extra.get("logprobs"), "finish_reason": finish_reason}
     return {**choice, "stop_reason": extra["stop_reason"]} if "stop_reason" in extra else choice

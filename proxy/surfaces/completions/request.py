@@ -1,4 +1,4 @@
-"""OpenAI's Completions, inwards: a prompt is one text, which the model reads to the letter."""
+"""OpenAI's Completions, inwards: a JSON body becomes a canonical request with a prompt instead of messages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,18 +32,18 @@ READ = frozenset(
         "provider",
         "user",
         "metadata",
-        # Those that ask for nothing are no news: see `unheard`.
+        # Those that ask for nothing are no news: see `without_effect`.
         "suffix",
         "echo",
         "best_of",
     }
 )
 DEFAULT_MAX_TOKENS = 16  # as OpenAI's reference has it
-MOST_LOGPROBS = 20
+MAX_LOGPROBS = 20
 
 
 def read_completion(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
-    """Raises ApiError for everything that is wrong with the body itself."""
+    """Read the body of a request for Completions. Raises ApiError for everything that is wrong with it."""
     body = read_json(payload)
     suffix = read_model(body, suffix_of)
     stream_options = typed(body, "stream_options", dict) or {}
@@ -68,11 +68,11 @@ def read_completion(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
 
 
 def read_prompt(body: Mapping[str, Any]) -> str:
-    """One text; also as the only one of a list."""
+    """The prompt: one text, which may be the only one of a list. Raises ApiError."""
     prompt = body.get("prompt")
     if type(prompt) is list and len(prompt) == 1:
         (prompt,) = prompt
-    if type(prompt) is list and prompt and all(type(one) is str for one in prompt):
+    if type(prompt) is list and prompt and all(type(text) is str for text in prompt):
         raise ApiError("invalid_request", "prompt takes one text; send a request for each of several", param="prompt")
     if prompt is None or prompt in ("", []):
         raise ApiError("missing_required_parameter", "prompt is missing or empty", param="prompt")
@@ -82,27 +82,27 @@ def read_prompt(body: Mapping[str, Any]) -> str:
 
 
 def read_parameters(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What is passed on, checked. `logprobs` is a number here: of how many tokens at each place."""
+    """The fields that are passed on, checked. `logprobs` is here a number of tokens at each place."""
     parameters = {name: check(name, value) for name, value in body.items() if name in PASSED and value is not None}
     logprobs = typed(body, "logprobs", int)
     if logprobs is not None:
-        if not 0 <= logprobs <= MOST_LOGPROBS:
-            raise ApiError("invalid_request", f"logprobs must be from 0 to {MOST_LOGPROBS}", param="logprobs")
+        if not 0 <= logprobs <= MAX_LOGPROBS:
+            raise ApiError("invalid_request", f"logprobs must be from 0 to {MAX_LOGPROBS}", param="logprobs")
         parameters["logprobs"] = logprobs
     return parameters
 
 
 def read_ignored(body: Mapping[str, Any], suffix: str) -> tuple[str, ...]:
-    """The names of what is not done, as a header can carry them: callers choose them freely."""
+    """The names of the fields that have no effect, quoted for a header: callers may name them as they like."""
     names = {name for name in body if name not in PASSED and name not in READ}
-    names.update(unheard(body))
+    names.update(without_effect(body))
     if suffix == "thinking":  # there is no system prompt that could ask for it
         names.add(":thinking")
     return tuple(quote(name[:64], safe=":") for name in sorted(names)[:MAX_IGNORED])
 
 
-def unheard(body: Mapping[str, Any]) -> list[str]:
-    """Known fields that ask for what is not done."""
+def without_effect(body: Mapping[str, Any]) -> list[str]:
+    """The known fields that ask for something which is not done here."""
     asked = []
     if typed(body, "suffix", str):
         asked.append("suffix")

@@ -39,8 +39,9 @@ OPENAI_USAGE = frozenset(
 
 
 class MessagesStream:
-    """Delta in, events out. One block is open at a time, as Anthropic's clients expect.
+    """The stream of one answer: a delta in, the bytes of its events out.
 
+    One block is open at a time, as Anthropic's clients expect.
     A tool call whose arguments are not whole yet keeps its block open; what comes for other blocks meanwhile is held
     until they are, or until the answer ends, so that nothing is lost when an engine writes two calls at once.
     """
@@ -108,7 +109,7 @@ class MessagesStream:
         *,
         show_usage: bool,  # noqa: ARG002 (the surface's signature)
     ) -> bytes:
-        """Usage comes always, in `message_delta`: Anthropic's clients know no stream without it."""
+        """The end of the message, always with its usage: Anthropic's clients know no stream without it."""
         out = [] if self._started else [self._start()]
         self._release(out, everything=True)
         self._close(out)
@@ -126,14 +127,14 @@ class MessagesStream:
         return b"".join(out)
 
     def error(self, error: ApiError, usage: Mapping[str, Any]) -> bytes:
-        """No `message_stop` follows."""
+        """What was held, and why the answer breaks off. No `message_stop` follows."""
         out: list[bytes] = []
         self._release(out, everything=True)
         told = {**error_body(error), "request_id": str(self._identity.request_id), "usage": usage_of(usage)}
         return b"".join([*out, event("error", told)])
 
     def _start(self) -> bytes:
-        """The prompt's length is known only at the end, so `message_delta` says it."""
+        """The event that begins the message, without its usage: the prompt's length is known only at the end."""
         self._started = True
         message = {
             **skeleton(self._identity, self.provider),
@@ -163,7 +164,7 @@ class MessagesStream:
             self._write(value, out)
 
     def _release(self, out: list[bytes], *, everything: bool = False) -> None:
-        """Block by block, as far as the calls among them are whole."""
+        """Write what was held, block by block, until one of them is a call that is not whole; or `everything`."""
         while self._held and (everything or not self._calling()):
             key = next(iter(self._held))
             values = self._held.pop(key)
@@ -211,7 +212,7 @@ class MessagesStream:
 
 
 class MessagesMessage:
-    """Deltas in, one message out: its thought, its text, its calls."""
+    """A plain answer: `add` its deltas, then take its `body`, a message with its thought, its text and its calls."""
 
     __slots__ = ("_assembler", "_hidden", "_identity", "add", "provider")
 
@@ -254,7 +255,7 @@ class MessagesMessage:
 
 
 def skeleton(identity: Identity, provider: str) -> dict[str, Any]:
-    """What a message is before it says anything."""
+    """The fields that a message has before it has content."""
     return {
         "id": f"msg_{identity.request_id}",
         "type": "message",
@@ -280,12 +281,16 @@ def input_of(arguments: str) -> dict[str, Any] | None:
 
 
 def signature(identity: Identity) -> str:
-    """Clients hand it back with the thought; we take any."""
+    """What clients must hand back with a thought. It signs nothing: any signature is accepted."""
     return f"caduceus-{identity.request_id.hex}"
 
 
 def stopped(finish_reason: str | None, stopped_by: Any, *, called: bool) -> dict[str, Any]:
-    """`stopped_by` is vLLM's `stop_reason`: the stop string that matched, or a token's id, or nothing."""
+    """Why the message ended, in Anthropic's words.
+
+    `stopped_by` is vLLM's `stop_reason`: the stop string that matched, or a token's id, or nothing. `called`: there are
+    calls of tools in the message.
+    """
     sequence = None
     if finish_reason == "length":
         reason = "max_tokens"
@@ -301,7 +306,7 @@ def stopped(finish_reason: str | None, stopped_by: Any, *, called: bool) -> dict
 
 
 def usage_of(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """`settlement.usage_shown`'s in Anthropic's words: `input_tokens` are those that no cache served."""
+    """The usage in Anthropic's words, from OpenAI's: `input_tokens` are those that no cache served."""
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
     thinking = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0)
     return {
@@ -315,7 +320,7 @@ def usage_of(usage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
-    """Anthropic's shape, with what our own says beside it."""
+    """An error in Anthropic's shape, with the fields that our own errors have beside it."""
     kind = ERROR_TYPES.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
     return {"type": "error", "error": {**error.body()["error"], "type": kind}}
 

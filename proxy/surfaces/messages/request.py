@@ -1,4 +1,4 @@
-"""Anthropic's Messages, inwards: a JSON body becomes a canonical request, in OpenAI's words."""
+"""Anthropic's Messages, inwards: a JSON body becomes a canonical request, whose messages are worded as OpenAI's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -58,13 +58,13 @@ Block = dict[str, Any]
 
 
 def read_messages_request(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
-    """Raises ApiError for everything that is wrong with the body itself."""
+    """Read the body of a request for Messages. Raises ApiError for everything that is wrong with it."""
     body = read_json(payload)
     suffix = read_model(body, suffix_of)
     if body.get("max_tokens") is None:
         raise ApiError("missing_required_parameter", "max_tokens is missing", param="max_tokens")
     chat = read_request(body, suffix)
-    preferences = read_wishes(body, suffix)
+    preferences = read_preferences_of(body, suffix)
     ignored = read_ignored(body, chat)
     if ignored and preferences.require_parameters:
         raise ApiError("unsupported_parameter", f"{ignored[0]} is not supported by any endpoint", param=ignored[0])
@@ -72,14 +72,14 @@ def read_messages_request(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest
 
 
 def read_count_request(payload: bytes, suffix_of: SuffixOf) -> ChatRequest:
-    """The body of `count_tokens`: a prompt without a wish for an answer."""
+    """Read the body of `count_tokens`, which has a prompt and no `max_tokens`. Raises ApiError."""
     body = read_json(payload)
     return read_request(body, read_model(body, suffix_of))
 
 
 def read_request(body: dict[str, Any], suffix: str) -> ChatRequest:
     messages = [*read_system(body), *read_turns(body)]
-    parameters = {**read_sampling(body), **read_tools(body), **read_format(body)}
+    parameters = {**read_sampling(body), **read_tools(body), **response_format_of(body)}
     labels = dict(typed(body, "metadata", dict) or {})
     user = labels.pop("user_id", None)
     if user is not None and not is_label(user, "value"):
@@ -106,7 +106,7 @@ def invalid(param: str, what: str) -> ApiError:
 
 
 def read_system(body: dict[str, Any]) -> list[Message]:
-    """The system prompt, a string or text blocks. What they say of caching is the endpoint's own affair."""
+    """The system prompt, a string or text blocks. What the blocks say of caching is left out."""
     if body.get("system") is None:
         return []
     text = joined_text(body["system"], "system")
@@ -114,7 +114,7 @@ def read_system(body: dict[str, Any]) -> list[Message]:
 
 
 def read_turns(body: dict[str, Any]) -> list[Message]:
-    """As Anthropic does, turns in a row of one role are taken as one."""
+    """The conversation; turns in a row of one role are taken as one, as Anthropic does."""
     turns: list[tuple[str, list[tuple[str, Block]]]] = []
     for position, message in enumerate(read_messages(body)):
         where = f"messages[{position}]"
@@ -134,7 +134,7 @@ def read_turns(body: dict[str, Any]) -> list[Message]:
 
 
 def read_blocks(content: Any, where: str) -> list[tuple[str, Block]]:
-    """Each block with its place, for whoever has something to say against it."""
+    """Each block of a content with its place in the body, for error messages."""
     if type(content) is str:
         return [(where, {"type": "text", "text": content})]
     if type(content) is not list:
@@ -150,7 +150,7 @@ def joined_text(content: Any, where: str) -> str:
 
 
 def block_text(block: Block, where: str) -> str:
-    """Of everything that is text: text, a document in plain text, a result of a search."""
+    """The text of a block: of a text, a document in plain text, a result of a search. Raises ApiError for others."""
     match block["type"]:
         case "text":
             return words(block, "text", where)
@@ -173,14 +173,14 @@ def words(block: Block, name: str, where: str) -> str:
 
 
 def user_turn(blocks: Sequence[tuple[str, Block]]) -> list[Message]:
-    """The results of tools answer the calls before them, so they come first."""
+    """A user's turn: first the results of tools, which must follow the calls that they answer, then its text."""
     results = [tool_message(block, where) for where, block in blocks if block["type"] == "tool_result"]
     texts = [block_text(block, where) for where, block in blocks if block["type"] != "tool_result"]
     return [*results, {"role": "user", "content": "\n".join(texts)}] if texts or not results else results
 
 
 def tool_message(block: Block, where: str) -> Message:
-    """OpenAI's messages have no field for a failure, so the text says it."""
+    """A tool's result. That the tool failed stands in its text, since OpenAI's messages have no field for it."""
     content = block.get("content")
     text = "" if content is None else joined_text(content, f"{where}.content")
     if typed(block, "is_error", bool, f"{where}."):
@@ -189,7 +189,7 @@ def tool_message(block: Block, where: str) -> Message:
 
 
 def assistant_turn(blocks: Sequence[tuple[str, Block]]) -> list[Message]:
-    """Thoughts go on with the turn; redacted ones nobody can read, and signatures are ours to ignore."""
+    """An assistant's turn with its thoughts and calls. Redacted thoughts and signatures are left out."""
     texts, thoughts, calls = [], [], []
     for where, block in blocks:
         match block["type"]:
@@ -283,8 +283,8 @@ def read_choice(choice: dict[str, Any], names: set[str]) -> Any:
     return {"type": "function", "function": {"name": name}}
 
 
-def read_format(body: dict[str, Any]) -> dict[str, Any]:
-    """`output_config.format`, as `response_format`."""
+def response_format_of(body: dict[str, Any]) -> dict[str, Any]:
+    """`output_config.format` as the parameter `response_format`; nothing where any text will do."""
     wanted = typed(typed(body, "output_config", dict) or {}, "format", dict, "output_config.")
     if wanted is None:
         return {}
@@ -295,7 +295,7 @@ def read_format(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_thinking(body: dict[str, Any], suffix: str, max_tokens: int | None) -> Reasoning:
-    """`thinking`, else our own switches. Adaptive is on: how much the model thinks then is its own affair."""
+    """What `thinking` says, else what the switches of Chat Completions do. `adaptive` counts as on."""
     stated = read_reasoning(body, {}, suffix)
     config = typed(body, "output_config", dict) or {}
     effort = one_of(config, "effort", EFFORTS, "output_config.")
@@ -319,8 +319,8 @@ def read_budget(thinking: dict[str, Any], max_tokens: int | None) -> int:
     return budget
 
 
-def read_wishes(body: dict[str, Any], suffix: str) -> Preferences:
-    """`provider` and the suffix as in Chat Completions. A geography asked for is kept to, like `provider.regions`."""
+def read_preferences_of(body: dict[str, Any], suffix: str) -> Preferences:
+    """What `provider`, the suffix and `inference_geo` say, of which the last means the same as `provider.regions`."""
     given = body.get("provider")
     preferences = read_preferences(given, suffix) if given is not None or suffix else NO_PREFERENCES
     place = typed(body, "inference_geo", str)
@@ -332,7 +332,7 @@ def read_wishes(body: dict[str, Any], suffix: str) -> Preferences:
 
 
 def read_ignored(body: Mapping[str, Any], request: ChatRequest) -> tuple[str, ...]:
-    """The names of what nobody understands, as a header can carry them: callers choose them freely."""
+    """The names of the fields that have no effect, quoted for a header: callers may name them as they like."""
     unknown = {name for name in body if name not in READ}
     unknown |= {f"tools.{name}" for tool in body.get("tools") or () for name in tool if name not in TOOL_FIELDS}
     config = body.get("output_config") or {}

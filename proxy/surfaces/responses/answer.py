@@ -1,7 +1,7 @@
 """OpenAI's Responses API, outwards: deltas become typed events, or one Response."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import orjson
 
@@ -41,7 +41,7 @@ ERROR_CODES = {
 
 
 class ResponseStream:
-    """Delta in, events out, each with its name and its number. There is no `[DONE]`."""
+    """The stream of one answer: a delta in, the bytes of its events out, each with its name and number. No `[DONE]`."""
 
     __slots__ = ("_framed", "_head", "_identity", "_items", "_sequence", "_started", "_tail", "provider")
 
@@ -69,13 +69,16 @@ class ResponseStream:
         *,
         show_usage: bool,  # noqa: ARG002 (this API always shows it)
     ) -> bytes:
-        """The whole Response comes once more, with its usage."""
+        """The end of what is open, and the whole Response once more, with its usage."""
         frames = [self._start(), *map(self._word, self._items.end())]
         response = self._response(status_of(self._items), usage, route)
         return b"".join([*frames, self._event(f"response.{response['status']}", response=response)])
 
     def error(self, error: ApiError, usage: Mapping[str, Any]) -> bytes:
-        """What is open gets no `done`: nobody is to act on half a call. OpenAI's clients raise the last event."""
+        """Why the answer breaks off. What is open gets no `done`, so that nobody acts on half a call.
+
+        OpenAI's clients raise the last event, `error`.
+        """
         self._items.abandon()
         response = self._response("failed", usage, None)
         told = error.body()["error"]
@@ -105,6 +108,8 @@ class ResponseStream:
                 return self._piece(step.item, step.piece) if not step.logprobs else self._likely(step)
             case Act.END:
                 return self._end(step.item)
+            case _:
+                assert_never(step.act)
 
     def _begin(self, item: Item) -> bytes:
         frame = self._event("response.output_item.added", output_index=item.position, item=item.begun)
@@ -149,7 +154,7 @@ class ResponseStream:
 
 
 class ResponseMessage:
-    """Deltas in, one `response` out."""
+    """A plain answer: `add` its deltas, then take its `body`, a Response."""
 
     __slots__ = ("_identity", "_items", "provider")
 
@@ -205,14 +210,14 @@ def status_of(items: Items) -> str:
 
 
 def usage_of(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """The same numbers under this API's names. What was written to a cache is unknown to engines that just have one."""
+    """The usage under this API's names. Engines do not say what was written to their cache: it counts as zero."""
     shown = {RENAMED.get(name, name): value for name, value in usage.items()}
     shown["input_tokens_details"] = {**shown["input_tokens_details"], "cache_write_tokens": 0}
     return shown
 
 
 def place_of(item: Item) -> dict[str, Any]:
-    """Where in the output an event belongs. A call has no parts."""
+    """The fields of an event that say to which item it belongs, and to which part of it; a call has no parts."""
     place: dict[str, Any] = {"item_id": item.id, "output_index": item.position}
     numbered = WORDINGS[item.kind].numbered
     return {**place, numbered: 0} if numbered else place

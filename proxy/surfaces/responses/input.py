@@ -1,4 +1,4 @@
-"""The input of a Responses request as a conversation: items in a row that the model wrote become one turn of it."""
+"""The input of a request for Responses as a conversation: the model's items in a row become one assistant's message."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +12,10 @@ TEXTS = frozenset({"input_text", "output_text", "text"})
 
 
 def read_input(given: Any) -> list[Message]:
-    """A string is a user's message. Raises ApiError naming the item."""
+    """The messages of an input: a list of items, or a string, which is a user's message.
+
+    Raises ApiError, which names the item that cannot be read.
+    """
     if type(given) is str and given:
         return [{"role": "user", "content": given}]
     if type(given) is not list or not given:
@@ -71,7 +74,7 @@ def take_output(messages: list[Message], item: Mapping[str, Any], where: str) ->
 
 
 def take_reasoning(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
-    """The thought itself, else its summary. Of an encrypted one nothing can be read here."""
+    """Add a thought to the turn: its content, else its summary. One that is encrypted has neither, and is left out."""
     thoughts = ""
     for name in ("content", "summary"):
         parts = typed(item, name, list, f"{where}.") or []
@@ -94,9 +97,9 @@ ITEMS: Mapping[str, Reader] = {
 
 
 def open_turn(messages: list[Message], *, spoken: bool) -> Message:
-    """The assistant's turn that goes on; a new one after anybody else's.
+    """The assistant's message that an item of the model belongs to; a new one behind anybody else's message.
 
-    What is `spoken` after a text begins another turn too, but never between a call and its output.
+    Text and thoughts (`spoken`) behind a text begin a new one too, unless there are calls, whose results must follow.
     """
     last = messages[-1] if messages else None
     if last is None or last["role"] != "assistant" or (spoken and last["content"] and "tool_calls" not in last):
@@ -106,7 +109,7 @@ def open_turn(messages: list[Message], *, spoken: bool) -> Message:
 
 
 def read_text(content: Any, where: str) -> str:
-    """A string, or parts of text; between two of them the engines put a line break."""
+    """The text of a content: a string, or parts of text, joined by line breaks as engines join them."""
     if type(content) is str:
         return content
     if type(content) is not list:

@@ -1,4 +1,4 @@
-"""The output items of one answer: to which of them a delta belongs, when one begins, and when it is over.
+"""The output items of one answer: which of them a delta adds to, when one begins, and when it is over.
 
 Thoughts and text go to one item as long as nothing else comes between. An item is over as soon as another one begins;
 only a call whose arguments are not whole yet stays open, because calls may come interleaved.
@@ -6,7 +6,7 @@ only a call whose arguments are not whole yet stays open, because calls may come
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 from uuid import UUID
 
 import orjson
@@ -16,7 +16,7 @@ from providers.thinking import CLOSE, OPEN
 
 
 class Kind(Enum):
-    """What an item is called, what its id begins with, and where its text lies."""
+    """A kind of items: its type, what its ids begin with, and the field that holds its text."""
 
     REASONING = "reasoning", "rs", "content"
     SUMMARY = "reasoning", "rs", "summary"
@@ -25,7 +25,10 @@ class Kind(Enum):
 
 
 class Item:
-    """`position` is its place in the output, -1 until it begins; `status` one of OpenAI's."""
+    """One item of the output.
+
+    `position` is its place there, -1 until it begins. `status` is `in_progress`, `completed` or `incomplete`.
+    """
 
     __slots__ = ("call_id", "id", "kind", "logprobs", "name", "pieces", "position", "status")
 
@@ -39,22 +42,27 @@ class Item:
 
     @property
     def text(self) -> str:
-        """Thought, text or arguments."""
+        """The thought, the text or the call's arguments, as far as they have come."""
         return "".join(self.pieces)
 
     @property
     def part(self) -> dict[str, Any]:
-        """The one part of a thought or a text."""
+        """The one part of a thought or a text; empty for a call, which has none."""
         match self.kind:
             case Kind.MESSAGE:
                 return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": self.logprobs}
             case Kind.SUMMARY:
                 return {"type": "summary_text", "text": self.text}
-        return {"type": "reasoning_text", "text": self.text}
+            case Kind.REASONING:
+                return {"type": "reasoning_text", "text": self.text}
+            case Kind.CALL:
+                return {}
+            case _:
+                assert_never(self.kind)
 
     @property
     def begun(self) -> dict[str, Any]:
-        """As it stands in the event that announces it, whatever became of it since."""
+        """The item as the event that announces it shows it: without its text, in progress."""
         return self._shown([], "", "in_progress")
 
     @property
@@ -71,6 +79,8 @@ class Item:
                 return {**item, "role": "assistant", place: parts}
             case Kind.CALL:
                 return {**item, "call_id": self.call_id, "name": self.name, place: arguments}
+            case _:
+                assert_never(self.kind)
 
 
 class Act(Enum):
@@ -145,7 +155,10 @@ class Items:
         return steps
 
     def extend(self, delta: Delta) -> Item | None:
-        """The quick way for nearly every delta: it only goes on with what was spoken last. None if it does not."""
+        """The quick way for nearly every delta, which only adds to the thought or text that is open: its item.
+
+        None for any other delta: that has to be taken.
+        """
         item = self.current
         if item is None or delta.finish_reason or delta.tool_calls or delta.extra or delta.index or self._inline:
             return None
@@ -159,7 +172,7 @@ class Items:
         return item
 
     def end(self) -> list[Step]:
-        """Nothing more comes. What the end cut short is incomplete."""
+        """Nothing more comes: what is open is completed, or incomplete where a limit cut the answer short."""
         steps: list[Step] = []
         if self._inside:
             self._inside = False
@@ -171,7 +184,7 @@ class Items:
         return steps
 
     def abandon(self) -> None:
-        """The answer broke off: what is open stays unfinished."""
+        """The answer broke off: what is open becomes incomplete, and no step says that it is over."""
         for item in self._open:
             item.status = "incomplete"
 
@@ -196,7 +209,7 @@ class Items:
         steps.append(Step(Act.PIECE, item, text, logprobs))
 
     def _call(self, delta: dict[str, Any], steps: list[Step]) -> None:
-        """A call begins when its name is known; OpenAI's deltas name it by its index."""
+        """Add to a call, which the delta names by its index. It begins when its name is known."""
         index = delta.get("index")
         if not isinstance(index, int):
             index = len(self._calls)
@@ -244,7 +257,7 @@ class Items:
 
 
 def is_whole(arguments: str) -> bool:
-    """Whether nothing but white space could still follow."""
+    """Whether the arguments are a whole JSON object, so that nothing but white space can follow."""
     try:
         return isinstance(orjson.loads(arguments), dict)
     except orjson.JSONDecodeError:

@@ -56,13 +56,13 @@ READ = frozenset(
     }
 )
 LOGPROBS = "message.output_text.logprobs"
-UNHEARD = ("context", "mode")  # of `reasoning`
+WITHOUT_EFFECT = ("context", "mode")  # of the fields of `reasoning`
 SUMMARIES = ("auto", "concise", "detailed")
 CHOICES = ("none", "auto", "required")
 
 
 def read_response(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
-    """Raises ApiError for everything that is wrong with the body itself."""
+    """Read the body of a request for Responses. Raises ApiError for everything that is wrong with it."""
     body = read_json(payload)
     suffix = read_model(body, suffix_of)
     refuse_state(body)
@@ -104,9 +104,9 @@ def read_conversation(body: Mapping[str, Any]) -> list[Message]:
 
 
 def read_parameters(body: dict[str, Any]) -> dict[str, Any]:
-    """What an endpoint is told, in the words of Chat Completions."""
+    """The fields that are passed on, checked and in the words of Chat Completions."""
     parameters = {name: check(name, value) for name, value in body.items() if name in PASSED and value is not None}
-    if response_format := read_format(typed(body, "text", dict) or {}):
+    if response_format := response_format_of(typed(body, "text", dict) or {}):
         parameters["response_format"] = response_format
     settle_format(parameters, parameters)
     top_logprobs = check("top_logprobs", body["top_logprobs"]) if body.get("top_logprobs") is not None else 0
@@ -126,7 +126,7 @@ def read_parameters(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_tool(tool: Any, where: str) -> dict[str, Any]:
-    """Flat here, nested in Chat Completions."""
+    """A tool as Chat Completions has it, where its fields stand in `function`. Raises ApiError."""
     if type(tool) is not dict:
         raise ApiError("invalid_request", f"{where} must be an object", where)
     if tool.get("type") != "function":
@@ -168,8 +168,8 @@ def name_in(tool: Any, where: str) -> str:
     return required(tool if type(tool) is dict else {}, "name", where)
 
 
-def read_format(text: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Flat here, nested in Chat Completions."""
+def response_format_of(text: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`text.format` as the parameter `response_format`, whose fields stand in `json_schema`; None for any text."""
     wish = typed(text, "format", dict, "text.") or {}
     kind = one_of(wish, "type", ("text", "json_object", "json_schema"), "text.format.") or "text"
     if kind == "text":
@@ -192,7 +192,7 @@ def read_max_tokens(body: Mapping[str, Any]) -> int | None:
 
 
 def read_user(body: Mapping[str, Any]) -> str | None:
-    """OpenAI renamed the field."""
+    """The end user: OpenAI's `user`, or `safety_identifier`, as it is called since."""
     for name in ("user", "safety_identifier"):
         user: str | None = typed(body, name, str)
         if user is not None and not is_label(user, "value"):
@@ -203,7 +203,7 @@ def read_user(body: Mapping[str, Any]) -> str | None:
 
 
 def read_ignored(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """What has no effect, as a header can carry it: unknown fields, and known ones that ask for what is not done."""
+    """The names of the fields that have no effect, quoted for a header: unknown ones, and some values of known ones."""
     names = [name for name in body if name not in PASSED and name not in READ]
     if typed(body, "store", bool):
         names.append("store")
@@ -213,7 +213,7 @@ def read_ignored(body: Mapping[str, Any]) -> tuple[str, ...]:
         names.append("text.verbosity")
     if read_summary(body) == "concise":
         names.append("reasoning.summary")
-    names += (f"reasoning.{name}" for name in UNHEARD if (body.get("reasoning") or {}).get(name) is not None)
+    names += (f"reasoning.{name}" for name in WITHOUT_EFFECT if (body.get("reasoning") or {}).get(name) is not None)
     if any(name != LOGPROBS for name in typed(body, "include", list) or ()):
         names.append("include")
     if (typed(body, "stream_options", dict) or {}).get("include_obfuscation"):
@@ -222,7 +222,7 @@ def read_ignored(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_summary(body: Mapping[str, Any]) -> str | None:
-    """Which summary of the thoughts is wanted. There is none but the thoughts themselves, so all are one."""
+    """Which summary of the thoughts is wanted. Whichever it is, the thoughts themselves are given in its place."""
     wish = body.get("reasoning") or {}
     return one_of(wish, "summary", SUMMARIES, "reasoning.") or one_of(wish, "generate_summary", SUMMARIES, "reasoning.")
 

@@ -26,12 +26,12 @@ def tool_set(**more: Any) -> ToolSet:
 
 def deltas(*pieces: str, thought: str = "", finish: str = "stop") -> list[Delta]:
     texts = [Delta(content=piece) for piece in pieces]
-    return [*(Delta(reasoning=one) for one in thought), *texts, Delta(finish_reason=finish)]
+    return [*(Delta(reasoning=character) for character in thought), *texts, Delta(finish_reason=finish)]
 
 
 def read(given: list[Delta], tools: ToolSet | None = None, *, begun: str = "") -> tuple[list[Delta], Choice]:
     reader = CallReader(tools or tool_set(), seed="s", opening=begun)
-    made = [one for delta in given for one in reader.feed(delta)]
+    made = [sent for delta in given for sent in reader.feed(delta)]
     made += reader.release()
     assembler = Assembler()
     for delta in made:
@@ -142,7 +142,7 @@ def test_a_call_is_streamed_as_openai_streams_one() -> None:
     assert text == Delta(content="Hm ")
     function = {"name": "time", "arguments": ""}
     assert head.tool_calls == [{"index": 0, "id": "call_s0", "type": "function", "function": function}]
-    pieces = [one.tool_calls[0] for one in (first, second) if one.tool_calls]
+    pieces = [delta.tool_calls[0] for delta in (first, second) if delta.tool_calls]
     assert [piece.keys() for piece in pieces] == [{"index", "function"}] * 2
     assert "".join(piece["function"]["arguments"] for piece in pieces) == f'{{"zone":"{zone}"}}'
     assert other.tool_calls is not None
@@ -194,9 +194,9 @@ def test_two_choices_do_not_mix() -> None:
     for piece in TIME:
         for index in (0, 1):
             made += reader.feed(Delta(index, content=piece))
-    heads = [call for one in made for call in one.tool_calls or () if "id" in call]
+    heads = [call for delta in made for call in delta.tool_calls or () if "id" in call]
     assert [(head["index"], head["id"]) for head in heads] == [(0, "call_s0"), (0, "call_s1")]
-    assert [one.index for one in made if one.tool_calls] == [0, 0, 1, 1]
+    assert [delta.index for delta in made if delta.tool_calls] == [0, 0, 1, 1]
 
 
 def test_whatever_else_a_delta_carries_comes_along() -> None:
@@ -212,8 +212,8 @@ def test_whatever_else_a_delta_carries_comes_along() -> None:
     ]
     made, choice = read(given)
     assert made[:2] == given[:2]
-    assert [one.details for one in made if one.details] == [[signed]]
-    assert [one.extra for one in made if one.extra] == [told, told, {"stop_reason": None}]
+    assert [delta.details for delta in made if delta.details] == [[signed]]
+    assert [delta.extra for delta in made if delta.extra] == [told, told, {"stop_reason": None}]
     assert (choice.reasoning, calls(choice)) == ("a<b", [UTC])
 
 
@@ -278,7 +278,7 @@ def test_a_call_without_end_is_given_up() -> None:
 def test_white_space_without_end_is_not_held(before: str) -> None:
     reader = CallReader(tool_set(), seed="s")
     given = before + " " * BLANK_CHARACTERS
-    assert not [one for piece in given for one in reader.feed(Delta(content=piece))]
+    assert not [delta for piece in given for delta in reader.feed(Delta(content=piece))]
     (first, *_) = reader.feed(Delta(content=" "))
     assert first.content is not None
 
@@ -302,7 +302,8 @@ def test_cutting_changes_nothing(thought: str, text: str, sizes: list[int], fini
 
     end = Delta(finish_reason=finish)
     _, whole = read([Delta(reasoning=thought or None, content=text or None), end])
-    _, parts = read([*(Delta(reasoning=one) for one in cut(thought)), *(Delta(content=one) for one in cut(text)), end])
+    thoughts, texts = [Delta(reasoning=piece) for piece in cut(thought)], [Delta(content=piece) for piece in cut(text)]
+    _, parts = read([*thoughts, *texts, end])
     assert parts == whole
 
 
@@ -332,7 +333,7 @@ def test_no_more_is_held_back_than_may_be_a_tag(text: str) -> None:
     said = "x"
     reader.feed(Delta(content="x"))
     for position, character in enumerate(text, 1):
-        said += "".join(one.content or "" for one in reader.feed(Delta(content=character)))
+        said += "".join(delta.content or "" for delta in reader.feed(Delta(content=character)))
         if OPEN not in text[:position]:
             assert len(said) >= position + 1 - (len(OPEN) - 1)
 

@@ -233,8 +233,8 @@ def test_no_prompt_is_longer_than_its_ceiling(given: list[Message], words: str, 
     ceiling = prompt_ceiling_tokens(request, emulated=True)
     for dialect in ("lyceum", "vllm", "openrouter"):
         sent = encoded(request, dialect, "prefix")["messages"]
-        assert sum(len(one["content"].encode()) for one in sent) + TOKENS_A_MESSAGE * len(sent) <= ceiling
-        counted = sum(count_text(one["content"]) + 5 for one in encoded(request, dialect)["messages"])
+        assert sum(len(message["content"].encode()) for message in sent) + TOKENS_A_MESSAGE * len(sent) <= ceiling
+        counted = sum(count_text(message["content"]) + 5 for message in encoded(request, dialect)["messages"])
         assert counted - 40 <= count_request(request) <= ceiling
     assert prompt_ceiling_tokens(request) <= ceiling
 

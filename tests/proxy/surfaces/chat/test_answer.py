@@ -176,7 +176,7 @@ def test_inline_the_tag_closes_before_the_call() -> None:
 def test_inline_each_choice_has_tags_of_its_own() -> None:
     deltas = [Delta(0, reasoning="a"), Delta(1, reasoning="b"), Delta(0, content="c"), Delta(1, content="d")]
     seen = choices(deltas, "inline")
-    texts = ["".join(one["delta"]["content"] for one in seen if one["index"] == index) for index in (0, 1)]
+    texts = ["".join(choice["delta"]["content"] for choice in seen if choice["index"] == index) for index in (0, 1)]
     assert texts == ["<think>a</think>c", "<think>b</think>d"]
 
 
@@ -206,7 +206,7 @@ def test_no_order_of_events_loses_anything_or_changes_them(shape: str, deltas: l
     seen = choices(deltas, shape)
     assert repr(deltas) == before
     for index in (0, 1):
-        mine = [one["delta"] for one in seen if one["index"] == index]
+        mine = [choice["delta"] for choice in seen if choice["index"] == index]
         text = "".join(delta.content or "" for delta in deltas if delta.index == index)
         shown = "".join(piece.get("content", "") for piece in mine)
         thoughts = "".join(delta.reasoning or "" for delta in deltas if delta.index == index)
@@ -227,7 +227,7 @@ def test_no_order_of_events_loses_anything_or_changes_them(shape: str, deltas: l
 def test_calls() -> None:
     first = CALL | {"function": {"name": "time", "arguments": ""}}
     more = [{"index": 0, "function": {"arguments": piece}} for piece in ('{"zone"', ':"UTC"}')]
-    deltas = [Delta(tool_calls=[first]), *(Delta(tool_calls=[one]) for one in more), Delta(finish_reason="tool_calls")]
+    deltas = [*(Delta(tool_calls=[call]) for call in (first, *more)), Delta(finish_reason="tool_calls")]
     assert pieces(deltas, "both") == [
         ROLE | {"tool_calls": [first]},
         {"tool_calls": [more[0]]},
@@ -249,7 +249,7 @@ def test_calls() -> None:
 @pytest.mark.parametrize("finish", ["stop", "length", "tool_calls", "content_filter"])
 def test_a_finish_reason_is_handed_on(finish: str) -> None:
     deltas = [Delta(content="a"), Delta(finish_reason=finish)]
-    assert [one["finish_reason"] for one in choices(deltas, "both")] == [None, finish]
+    assert [choice["finish_reason"] for choice in choices(deltas, "both")] == [None, finish]
     assert message(deltas, "both")["finish_reason"] == finish
 
 
@@ -265,7 +265,7 @@ def test_several_choices() -> None:
         Delta(1, finish_reason="stop"),
         Delta(0, finish_reason="length"),
     ]
-    assert [(one["index"], one["delta"], one["finish_reason"]) for one in choices(deltas, "both")] == [
+    assert [(choice["index"], choice["delta"], choice["finish_reason"]) for choice in choices(deltas, "both")] == [
         (1, {"role": "assistant", "content": "b"}, None),
         (0, {"role": "assistant", "content": "a"}, None),
         (1, {}, "stop"),
@@ -275,7 +275,7 @@ def test_several_choices() -> None:
     for delta in deltas:
         answer.add(delta)
     whole = orjson.loads(answer.body({}, None))["choices"]
-    assert [(one["index"], one["message"]["content"], one["finish_reason"]) for one in whole] == [
+    assert [(choice["index"], choice["message"]["content"], choice["finish_reason"]) for choice in whole] == [
         (0, "a", "length"),
         (1, "b", "stop"),
     ]
@@ -290,7 +290,7 @@ def test_log_probabilities_and_the_stop_reason() -> None:
         Delta(content="b", extra={"logprobs": logprobs("b")}),
         Delta(finish_reason="stop", extra={"stop_reason": "END"}),
     ]
-    assert [one.get("logprobs") for one in choices(deltas, "both")] == [logprobs("a"), logprobs("b"), None]
+    assert [choice.get("logprobs") for choice in choices(deltas, "both")] == [logprobs("a"), logprobs("b"), None]
     assert choices(deltas, "both")[-1]["stop_reason"] == "END"
     whole = message(deltas, "both")
     assert whole["logprobs"] == {"content": logprobs("a")["content"] + logprobs("b")["content"]}

@@ -97,7 +97,7 @@ async def test_thoughts_come_as_the_caller_reads_them_whatever_the_provider_writ
         fields = {"reasoning": {"enabled": True}, **({"reasoning_format": wanted} if wanted else {})}
         for answer in (await house.stream(**fields), await house.chat(**fields)):
             found = {name: answer.joined(name).strip() for name in ("reasoning", "reasoning_content", "content")}
-            parts = [one.get("delta") or one.get("message") or {} for one in answer.choices]
+            parts = [choice.get("delta") or choice.get("message") or {} for choice in answer.choices]
             details = [detail for part in parts for detail in part.get("reasoning_details") or ()]
             if details:
                 found["reasoning_details"] = "".join(detail["text"] for detail in details).strip()
@@ -219,7 +219,7 @@ async def test_the_caller_says_where_it_goes(open_house):
     for wish in ({"only": ["nobody"]}, {"regions": ["CH"]}, {"max_price": {"prompt": 0.5}}, {"zdr": True}):
         answer = await house.chat(provider=wish)
         assert (answer.status, answer.error["code"]) == (400, "no_eligible_endpoint"), wish
-        assert {one["endpoint"] for one in answer.error["excluded"]} == set(PLACES)
+        assert {exclusion["endpoint"] for exclusion in answer.error["excluded"]} == set(PLACES)
     for wish in ({"colour": 1}, {"sort": "beauty"}, {"only": "first"}, {"max_price": {"prompt": "x"}}, []):
         answer = await house.chat(provider=wish)
         assert (answer.status, answer.error["code"]) == (400, "invalid_request"), wish
@@ -240,7 +240,7 @@ async def test_a_tenant_stays_in_its_jurisdictions(open_house):
     assert answer.body["provider"] == "first"
     house["first"].script = Script(fault="status:500")
     answer = await house.chat(key=key)
-    assert (answer.status, [one["endpoint"] for one in answer.error["attempts"]]) == (502, ["first"])
+    assert (answer.status, [attempt["endpoint"] for attempt in answer.error["attempts"]]) == (502, ["first"])
     assert not house.asked("second")
     assert not house.asked("third")
 
@@ -253,12 +253,12 @@ async def test_an_answer_can_say_why_it_went_where_it_went(house):
     house["second"].script = Script(fault="status:503")
     failed = await house.chat(headers=why)
     for route in (streamed.events[-1]["route"], plain.body["route"], unasked.events[-1]["route"]):
-        assert {one["endpoint"] for one in route["candidates"]} == {"first", "second"}
-        assert [(one["endpoint"], one["failure"]) for one in route["attempts"]] == [
+        assert {candidate["endpoint"] for candidate in route["candidates"]} == {"first", "second"}
+        assert [(attempt["endpoint"], attempt["failure"]) for attempt in route["attempts"]] == [
             ("first", "server_error"),
             ("second", None),
         ]
-    assert [one["failure"] for one in failed.error["route"]["attempts"]] == ["server_error", "unavailable"]
+    assert [attempt["failure"] for attempt in failed.error["route"]["attempts"]] == ["server_error", "unavailable"]
     for answer in (streamed, plain, failed):
         assert not {"cost_pusd", "score", "buy", "margin"} & set(answer.raw.decode().replace('"', " ").split())
         assert "fails on request" not in answer.raw.decode()

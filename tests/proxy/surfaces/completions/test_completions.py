@@ -49,7 +49,7 @@ async def stream(house: Any, **fields: Any) -> list[Any]:
 
 
 def joined(chunks: Sequence[Any], index: int = 0) -> str:
-    return "".join(one["text"] for chunk in chunks for one in chunk["choices"] if one["index"] == index)
+    return "".join(choice["text"] for chunk in chunks for choice in chunk["choices"] if choice["index"] == index)
 
 
 # A request, inwards
@@ -190,8 +190,8 @@ def test_tags_in_a_raw_answer_are_text_wherever_the_bytes_are_cut() -> None:
     )
     for cut in range(len(wire)):
         found = deltas(wire[:cut], wire[cut:])
-        assert "".join(one.content or "" for one in found) == "<think>\nWhy</think> so."
-        assert not any(one.reasoning for one in found)
+        assert "".join(delta.content or "" for delta in found) == "<think>\nWhy</think> so."
+        assert not any(delta.reasoning for delta in found)
         assert found[-1].finish_reason == "stop"
 
 

@@ -168,7 +168,7 @@ SAID = ["thinking", "text", "0", "1", "2"]  # thoughts, text and three calls
 def test_in_whatever_order_pieces_come_none_is_lost_or_doubled(
     order: list[str], arguments: tuple[dict[str, str], ...], size: int
 ) -> None:
-    written = [orjson.dumps(one).decode() for one in arguments]
+    written = [orjson.dumps(argument).decode() for argument in arguments]
     waiting = [pieces_of(call, text, size) for call, text in enumerate(written)]
     told: dict[str, str] = {}
     deltas = []

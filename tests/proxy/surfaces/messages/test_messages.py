@@ -62,7 +62,7 @@ def assembled(told: list[Any]) -> Any:
 
 def without_id(message: Any) -> Any:
     """What is the same of two answers to one question."""
-    content = [{name: value for name, value in one.items() if name != "signature"} for one in message["content"]]
+    content = [{name: value for name, value in block.items() if name != "signature"} for block in message["content"]]
     return {**message, "id": None, "content": content}
 
 
@@ -72,7 +72,7 @@ async def test_plain_and_streamed_are_one_message_and_one_charge(house: Any) -> 
     assert status == 200
     assert plain["id"] == f"msg_{headers['request-id']}"
     assert headers["request-id"] == headers["x-request-id"]
-    assert [one["type"] for one in plain["content"]] == ["thinking", "text"]
+    assert [block["type"] for block in plain["content"]] == ["thinking", "text"]
     assert "You said: Hello there" in plain["content"][1]["text"]
     assert (plain["type"], plain["role"], plain["provider"]) == ("message", "assistant", "first")
     assert (plain["stop_reason"], plain["stop_sequence"]) == ("end_turn", None)
@@ -114,7 +114,7 @@ async def test_thoughts_that_are_not_wanted_are_paid_but_not_shown(house: Any) -
     _, _, plain = await ask(house, thinking={"type": "adaptive"}, reasoning={"exclude": True})
     _, _, told = await ask(house, thinking={"type": "adaptive"}, reasoning_format="none", stream=True)
     for message in (plain, assembled(told)):
-        assert [one["type"] for one in message["content"]] == ["text"]
+        assert [block["type"] for block in message["content"]] == ["text"]
         assert message["usage"]["output_tokens_details"]["thinking_tokens"] > 0
 
 
