@@ -19,7 +19,7 @@ class SurfaceRequest:
     """What a surface reads out of a request's body.
 
     `chat` is what the model is asked, `preferences` say which endpoints may be asked. `reasoning_format` is one of
-    `chat.request.FORMATS`, or None where the caller leaves it to the key. `ignored` are the names of the fields that no
+    `reasoning.FORMATS`, or None where the caller leaves it to the key. `ignored` are the names of the fields that no
     endpoint could understand, `echoed` the fields that the answer repeats.
     """
 
@@ -34,7 +34,7 @@ class SurfaceRequest:
 class Identity:
     """What the wording of one answer depends on beside its deltas.
 
-    `created` is a Unix time in seconds, `reasoning_format` one of `chat.request.FORMATS`, `echoed` the request's.
+    `created` is a Unix time in seconds, `reasoning_format` one of `reasoning.FORMATS`, `echoed` the request's.
     """
 
     request_id: UUID

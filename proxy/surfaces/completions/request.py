@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 from providers.chat_request import ENGINE, SAMPLING, ChatRequest, Reasoning
 from proxy.entry.api_errors import ApiError
-from proxy.routing.preferences import NO_PREFERENCES, read_preferences
-from proxy.surfaces.chat.request import (
-    MAX_IGNORED,
+from proxy.surfaces.body import read_json
+from proxy.surfaces.fields import (
     check,
-    read_json,
+    ignored_names,
     read_max_tokens,
     read_metadata,
     read_model,
+    read_provider,
     read_user,
     typed,
 )
@@ -59,11 +58,8 @@ def read_completion(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
         user=read_user(body),
         metadata=read_metadata(body),
     )
-    given = body.get("provider")
-    preferences = read_preferences(given, suffix) if given is not None or suffix else NO_PREFERENCES
-    ignored = read_ignored(body, suffix)
-    if ignored and preferences.require_parameters:
-        raise ApiError("unsupported_parameter", f"{ignored[0]} is not supported by any endpoint", param=ignored[0])
+    preferences = read_provider(body, suffix)
+    ignored = ignored_names(read_ignored(body, suffix), preferences, safe=":")
     return SurfaceRequest(chat, preferences, None, ignored)
 
 
@@ -92,13 +88,13 @@ def read_parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def read_ignored(body: Mapping[str, Any], suffix: str) -> tuple[str, ...]:
-    """The names of the fields that have no effect, quoted for a header: callers may name them as they like."""
+def read_ignored(body: Mapping[str, Any], suffix: str) -> set[str]:
+    """The names of the fields that have no effect."""
     names = {name for name in body if name not in PASSED and name not in READ}
     names.update(without_effect(body))
     if suffix == "thinking":  # there is no system prompt that could ask for it
         names.add(":thinking")
-    return tuple(quote(name[:64], safe=":") for name in sorted(names)[:MAX_IGNORED])
+    return names
 
 
 def without_effect(body: Mapping[str, Any]) -> list[str]:

@@ -3,27 +3,26 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 
 from providers.chat_request import ChatRequest, Message, Reasoning
 from proxy.entry.api_errors import ApiError
-from proxy.routing.preferences import NO_PREFERENCES, Preferences, read_preferences
-from proxy.surfaces.chat.request import (
-    FORMATS,
-    MAX_IGNORED,
+from proxy.routing.preferences import Preferences
+from proxy.surfaces.body import read_json
+from proxy.surfaces.fields import (
     check,
+    ignored_names,
     is_label,
     one_of,
-    read_json,
     read_max_tokens,
     read_messages,
     read_metadata,
     read_model,
-    read_reasoning,
+    read_provider,
     typed,
 )
+from proxy.surfaces.reasoning import FORMATS, read_reasoning
 from proxy.surfaces.surface import SuffixOf, SurfaceRequest
 
 READ = frozenset(
@@ -65,9 +64,7 @@ def read_messages_request(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest
         raise ApiError("missing_required_parameter", "max_tokens is missing", param="max_tokens")
     chat = read_request(body, suffix)
     preferences = read_preferences_of(body, suffix)
-    ignored = read_ignored(body, chat)
-    if ignored and preferences.require_parameters:
-        raise ApiError("unsupported_parameter", f"{ignored[0]} is not supported by any endpoint", param=ignored[0])
+    ignored = ignored_names(read_ignored(body, chat), preferences)
     return SurfaceRequest(chat, preferences, one_of(body, "reasoning_format", FORMATS), ignored)
 
 
@@ -304,25 +301,24 @@ def read_thinking(body: dict[str, Any], suffix: str, max_tokens: int | None) -> 
         kind = one_of(thinking, "type", ("enabled", "disabled", "adaptive"), "thinking.")
         if kind is None:
             raise invalid("thinking.type", "is missing")
-        budget = read_budget(thinking, max_tokens) if kind == "enabled" else None
+        limit_tokens = read_thought_limit(thinking, max_tokens) if kind == "enabled" else None
         omitted = one_of(thinking, "display", ("summarized", "omitted"), "thinking.") == "omitted"
-        stated = Reasoning(kind != "disabled", stated.effort, budget, stated.exclude or omitted)
+        stated = Reasoning(kind != "disabled", stated.effort, limit_tokens, stated.exclude or omitted)
     return replace(stated, effort=(effort or stated.effort) if stated.enabled else None)
 
 
-def read_budget(thinking: dict[str, Any], max_tokens: int | None) -> int:
-    budget: int | None = typed(thinking, "budget_tokens", int, "thinking.")
-    if budget is None or budget < 1:
+def read_thought_limit(thinking: dict[str, Any], max_tokens: int | None) -> int:
+    limit_tokens: int | None = typed(thinking, "budget_tokens", int, "thinking.")
+    if limit_tokens is None or limit_tokens < 1:
         raise invalid("thinking.budget_tokens", "must be at least 1")
-    if max_tokens is not None and budget >= max_tokens:
+    if max_tokens is not None and limit_tokens >= max_tokens:
         raise invalid("thinking.budget_tokens", "must be less than max_tokens")
-    return budget
+    return limit_tokens
 
 
 def read_preferences_of(body: dict[str, Any], suffix: str) -> Preferences:
     """What `provider`, the suffix and `inference_geo` say, of which the last means the same as `provider.regions`."""
-    given = body.get("provider")
-    preferences = read_preferences(given, suffix) if given is not None or suffix else NO_PREFERENCES
+    preferences = read_provider(body, suffix)
     place = typed(body, "inference_geo", str)
     if place is None or place == "global":
         return preferences
@@ -331,12 +327,12 @@ def read_preferences_of(body: dict[str, Any], suffix: str) -> Preferences:
     return replace(preferences, regions=frozenset({place.lower()}))
 
 
-def read_ignored(body: Mapping[str, Any], request: ChatRequest) -> tuple[str, ...]:
-    """The names of the fields that have no effect, quoted for a header: callers may name them as they like."""
+def read_ignored(body: Mapping[str, Any], chat: ChatRequest) -> set[str]:
+    """The names of the fields that have no effect."""
     unknown = {name for name in body if name not in READ}
     unknown |= {f"tools.{name}" for tool in body.get("tools") or () for name in tool if name not in TOOL_FIELDS}
     config = body.get("output_config") or {}
     unknown |= {f"output_config.{name}" for name in config if name not in ("effort", "format")}
-    if config.get("effort") and request.reasoning.effort is None:
+    if config.get("effort") and chat.reasoning.effort is None:
         unknown.add("output_config.effort")
-    return tuple(quote(name[:64], safe="") for name in sorted(unknown)[:MAX_IGNORED])
+    return unknown

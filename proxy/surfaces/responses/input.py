@@ -5,7 +5,7 @@ from typing import Any
 
 from providers.chat_request import Message
 from proxy.entry.api_errors import ApiError
-from proxy.surfaces.chat.request import typed
+from proxy.surfaces.fields import typed
 
 ROLES = ("user", "assistant", "system", "developer")
 TEXTS = frozenset({"input_text", "output_text", "text"})

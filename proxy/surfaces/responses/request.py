@@ -5,24 +5,22 @@ Nothing is kept between two requests, so a field that names something kept is re
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 from providers.chat_request import ENGINE, SAMPLING, ChatRequest, Message
 from proxy.entry.api_errors import ApiError
-from proxy.routing.preferences import NO_PREFERENCES, read_preferences
 from proxy.surfaces.answer_format import settle_format
-from proxy.surfaces.chat.request import (
-    FORMATS,
-    MAX_IGNORED,
+from proxy.surfaces.body import read_json
+from proxy.surfaces.fields import (
     check,
+    ignored_names,
     is_label,
     one_of,
-    read_json,
     read_metadata,
     read_model,
-    read_reasoning,
+    read_provider,
     typed,
 )
+from proxy.surfaces.reasoning import FORMATS, read_reasoning
 from proxy.surfaces.responses.input import read_input, required
 from proxy.surfaces.surface import SuffixOf, SurfaceRequest
 
@@ -79,11 +77,8 @@ def read_response(payload: bytes, suffix_of: SuffixOf) -> SurfaceRequest:
         user=read_user(body),
         metadata=read_metadata(body),
     )
-    given = body.get("provider")
-    preferences = read_preferences(given, suffix) if given is not None or suffix else NO_PREFERENCES
-    ignored = read_ignored(body)
-    if ignored and preferences.require_parameters:
-        raise ApiError("unsupported_parameter", f"{ignored[0]} is not supported by any endpoint", param=ignored[0])
+    preferences = read_provider(body, suffix)
+    ignored = ignored_names(read_ignored(body), preferences)
     return SurfaceRequest(chat, preferences, one_of(body, "reasoning_format", FORMATS), ignored, settings_of(body))
 
 
@@ -202,8 +197,8 @@ def read_user(body: Mapping[str, Any]) -> str | None:
     return None
 
 
-def read_ignored(body: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the fields that have no effect, quoted for a header: unknown ones, and some values of known ones."""
+def read_ignored(body: Mapping[str, Any]) -> list[str]:
+    """The names of the fields that have no effect: unknown ones, and known ones with some of their values."""
     names = [name for name in body if name not in PASSED and name not in READ]
     if typed(body, "store", bool):
         names.append("store")
@@ -218,7 +213,7 @@ def read_ignored(body: Mapping[str, Any]) -> tuple[str, ...]:
         names.append("include")
     if (typed(body, "stream_options", dict) or {}).get("include_obfuscation"):
         names.append("stream_options.include_obfuscation")
-    return tuple(quote(name[:64], safe="") for name in sorted(names)[:MAX_IGNORED])
+    return names
 
 
 def read_summary(body: Mapping[str, Any]) -> str | None:

@@ -11,10 +11,12 @@ from proxy.api.paths import document
 from proxy.entry.api_errors import CODES, ApiError
 from proxy.routing import preferences
 from proxy.serving.app import make_app
+from proxy.surfaces import fields as request_fields
 from proxy.surfaces.chat import request as chat_request
 from proxy.surfaces.completions import request as completions_request
 from proxy.surfaces.messages import request as messages_request
 from proxy.surfaces.messages.answer import error_body
+from proxy.surfaces.reasoning import EFFORTS, FORMATS
 from proxy.surfaces.responses import request as responses_request
 
 DOCUMENT = orjson.loads(document())
@@ -117,24 +119,24 @@ def properties(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("schema", BOUNDED)
 def test_the_bounds_of_numbers_are_those_that_are_checked(schema: str) -> None:
-    bounds: Mapping[str, tuple[float, float]] = {**chat_request.NUMBERS, **chat_request.WHOLE}
+    bounds: Mapping[str, tuple[float, float]] = {**request_fields.NUMBERS, **request_fields.INTEGERS}
     stated = {name: one for name, one in properties(schema).items() if name in bounds}
     assert stated
     for name, one in stated.items():
         assert (one["minimum"], one["maximum"]) == bounds[name], name
-        assert one["type"] == ["integer" if name in chat_request.WHOLE else "number", "null"], name
+        assert one["type"] == ["integer" if name in request_fields.INTEGERS else "number", "null"], name
 
 
 def test_the_words_of_choices_are_those_that_are_checked():
     said = {
-        "Effort": chat_request.EFFORTS,
-        "ReasoningFormat": chat_request.FORMATS,
+        "Effort": EFFORTS,
+        "ReasoningFormat": FORMATS,
     }
     for schema, words in said.items():
         assert SCHEMAS[schema]["enum"] == [*words, None]
     assert SCHEMAS["Provider"]["properties"]["sort"]["enum"] == [*preferences.SORTS, None]
-    assert SCHEMAS["Metadata"]["maxProperties"] == chat_request.MAX_LABELS
-    assert SCHEMAS["Label"]["maxLength"] == chat_request.LABEL_CHARACTERS["value"]
+    assert SCHEMAS["Metadata"]["maxProperties"] == request_fields.MAX_LABELS
+    assert SCHEMAS["Label"]["maxLength"] == request_fields.LABEL_CHARACTERS["value"]
 
 
 def test_everything_that_is_named_is_there_and_everything_there_is_named():

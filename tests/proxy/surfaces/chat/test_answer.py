@@ -13,7 +13,7 @@ from providers.answers.reader import AnswerReader
 from providers.events import Delta
 from proxy.entry.api_errors import ApiError
 from proxy.surfaces.chat.answer import ChatMessage, ChatStream
-from proxy.surfaces.chat.request import FORMATS
+from proxy.surfaces.reasoning import FORMATS
 from proxy.surfaces.surface import Identity
 
 REQUEST_ID = UUID("01a1fd97-baaf-7c65-8a6e-000000000001")

@@ -18,7 +18,7 @@ from providers.answers.reader import AnswerReader
 from providers.events import Delta, Failure, FailureKind
 from providers.thinking import CLOSE, OPEN
 from proxy.entry.api_errors import ApiError
-from proxy.surfaces.chat.request import FORMATS
+from proxy.surfaces.reasoning import FORMATS
 from proxy.surfaces.responses.answer import ResponseMessage, ResponseStream
 from proxy.surfaces.responses.request import read_response
 from proxy.surfaces.surface import Identity
