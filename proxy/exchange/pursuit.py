@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, assert_never
 from uuid import UUID
 
@@ -129,6 +130,7 @@ class Pursuit:
         "_request_id",
         "_shaped",
         "_started_s",
+        "_tenant_id",
     )
 
     def __init__(
@@ -140,12 +142,13 @@ class Pursuit:
         environment: Environment,
         *,
         request_id: UUID,
+        tenant_id: int,
         continuation: bool,
         started_s: float,
     ) -> None:
         """`continuation`: whether an answer may go on at another endpoint."""
         self._chat, self._prompt, self._reply, self._environment = chat, prompt, reply, environment
-        self._request_id, self._continuation = request_id, continuation
+        self._request_id, self._tenant_id, self._continuation = request_id, tenant_id, continuation
         self._max_tokens = 0
         self._started_s = started_s
         self._remaining = list(route.candidates)
@@ -167,7 +170,9 @@ class Pursuit:
         while isinstance(step, Try):
             step = self._after(step, await self._try(step))
         if step.error is None and self._shaped is not None:
-            await check_and_repair(self._shaped, self._chat, self._environment.schemas, self._ask_again)
+            assert self._chat.format is not None
+            check = partial(self._environment.schemas.problem, self._chat.format, tenant_id=self._tenant_id)
+            await check_and_repair(self._shaped, self._chat, check, self._ask_again)
         return step.error
 
     def reports(self) -> tuple[AttemptReport, ...]:

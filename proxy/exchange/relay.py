@@ -59,7 +59,7 @@ class Relay:
         with self.admission.admit(key, asked.chat.prompt_bytes // 4, now_s) as allowed:
             if claim is not None and (kept := await find_answer(self.store, claim, self.secret_key)):
                 return await replay(request, kept, self.limits.slow_client_timeout_s)
-            await check_format(self.environment.schemas, asked, surface)
+            await check_format(self.environment.schemas, asked, surface, key.tenant_id)
             route, prompt = await self.planner.plan(key, asked)
             order = Order(request_id, key, surface.name, self.catalogue.model, asked.chat, claim)
             headers = allowed.headers() if allowed else {}
@@ -110,6 +110,7 @@ class Relay:
             reply,
             self.environment,
             request_id=order.request_id,
+            tenant_id=order.key.tenant_id,
             continuation=order.key.continuation,
             started_s=started_s,
         )

@@ -79,7 +79,7 @@ async def open_service(
         with suppress(asyncio.CancelledError):
             await ticker
         upstream.close()
-        schemas.close()
+        await schemas.close()
 
 
 def make_service(

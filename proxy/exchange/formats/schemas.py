@@ -1,70 +1,66 @@
-"""The schemas that callers want answers to fit: refused where they are none, and tried on answers in bounded time."""
+"""The schemas that callers want answers to fit: refused where they are none, and tried on answers."""
 
-import asyncio
-import time
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from hashlib import sha256
+from typing import Any
 
 import orjson
 
 from providers.formats.response_format import JsonFormat
-from providers.formats.schema import BadSchema, Checker, Problem, TooCostly, full_budget, make_checker, small_budget
+from providers.formats.schema import BadSchema, Problem
 from proxy.entry.api_errors import ApiError
+from proxy.exchange.formats.checkers import NOT_CHECKED, Checkers, CheckLimits, Unchecked
 from proxy.surfaces.surface import Surface, SurfaceRequest
 
-T = TypeVar("T")
-
-MOST_SCHEMAS = 64
-SMALL_TEXT = 4_000  # characters; what is longer is checked in a thread
-CHECKING_THREADS = 2
-TOO_COSTLY = Problem("could not be checked: its schema asks for too much")
+MOST_SOUND = 1_024
 NO_OBJECT = "is not a JSON object"
 
 
 class Schemas:
-    """The schemas in use, each made ready once, and the threads in which the costly ones are tried."""
+    """What requests ask about schemas. The first one starts a process; `sound` ones are not asked about again."""
 
-    def __init__(self) -> None:
-        self._ready: OrderedDict[bytes, Checker] = OrderedDict()
-        self._threads = ThreadPoolExecutor(CHECKING_THREADS, thread_name_prefix="schemas")
+    def __init__(self, limits: CheckLimits | None = None) -> None:
+        self._checkers = Checkers(limits or CheckLimits())
+        self._sound: OrderedDict[bytes, None] = OrderedDict()  # digests
 
-    async def checker(self, schema: Any) -> Checker:
-        """Raises BadSchema."""
-        source = orjson.dumps(schema)
-        checker = self._ready.get(source)
-        if checker is None:
-            checker = await self._in_thread(make_checker, source)
-            self._ready[source] = checker
-            if len(self._ready) > MOST_SCHEMAS:
-                self._ready.popitem(last=False)
-        else:
-            self._ready.move_to_end(source)
-        return checker
+    async def check_schema(self, schema: Any, tenant_id: int) -> None:
+        """Raises BadSchema. What could not be checked passes: answers to it are then said to be unchecked."""
+        source = source_of(schema)
+        digest = sha256(source).digest()
+        if digest not in self._sound:
+            try:
+                await self._checkers.check(source, b"", tenant_id)
+            except Unchecked:
+                return
+            self._sound[digest] = None
+            if len(self._sound) > MOST_SOUND:
+                self._sound.popitem(last=False)
+        self._sound.move_to_end(digest)
 
-    async def problem(self, wanted: JsonFormat, text: str) -> Problem | None:
-        """Why `text` is not what was wanted; None where it is."""
+    async def problem(self, wanted: JsonFormat, text: str, tenant_id: int) -> Problem | None:
+        """Why `text` is not what was wanted, or one of `checkers.UNCHECKED`; None where it is."""
         if not text.strip():
             return Problem("is empty")
         if wanted.schema is None:
             return object_problem(text)
-        checker = await self.checker(wanted.schema)
+        encoded = text.encode(errors="surrogatepass")  # which is then no JSON
         try:
-            if len(text) <= SMALL_TEXT:
-                return checker.problem(text, small_budget(time.monotonic))
-        except TooCostly:
-            pass  # on this thread, which has others waiting
-        try:
-            return await self._in_thread(checker.problem, text, full_budget(text, time.monotonic))
-        except TooCostly:
-            return TOO_COSTLY
+            return await self._checkers.check(source_of(wanted.schema), encoded, tenant_id)
+        except Unchecked as error:
+            return error.problem
+        except BadSchema:  # nobody was free to say so when the request came
+            return NOT_CHECKED
 
-    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+    async def close(self) -> None:
+        await self._checkers.close()
 
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+
+def source_of(schema: Any) -> bytes:
+    """As JSON. Raises BadSchema."""
+    try:
+        return orjson.dumps(schema)
+    except orjson.JSONEncodeError:
+        raise BadSchema("is nested too deeply") from None
 
 
 def object_problem(text: str) -> Problem | None:
@@ -74,13 +70,13 @@ def object_problem(text: str) -> Problem | None:
         return Problem(f"is not valid JSON: {error}")
 
 
-async def check_format(schemas: Schemas, call: SurfaceRequest, surface: Surface) -> None:
+async def check_format(schemas: Schemas, asked: SurfaceRequest, surface: Surface, tenant_id: int) -> None:
     """Refuse a schema that is none, by the name under which the caller gave it. Raises ApiError."""
-    wanted = call.chat.format
+    wanted = asked.chat.format
     if wanted is None or wanted.schema is None:
         return
     try:
-        await schemas.checker(wanted.schema)
+        await schemas.check_schema(wanted.schema, tenant_id)
     except BadSchema as error:
         param = surface.schema_param
         where = f" (at {error.path})" if error.path else ""

@@ -1,23 +1,12 @@
-"""What a schema says of a value, and what no schema can do to us."""
+"""What a schema says of a value."""
 
 import json
 import socket
-import time
 
 import orjson
 import pytest
 
-from providers.formats.schema import (
-    DEEPEST_SCHEMA,
-    LEAST_STEPS,
-    MOST_MIXED,
-    MOST_SCHEMA_BYTES,
-    BadSchema,
-    TooCostly,
-    full_budget,
-    make_checker,
-    small_budget,
-)
+from providers.formats.schema import DEEPEST_SCHEMA, MOST_SCHEMA_BYTES, BadSchema, make_checker
 
 GOD = {
     "type": "object",
@@ -38,7 +27,7 @@ class Raw(str):
 
 def problem(schema, value):
     text = str(value) if isinstance(value, Raw) else json.dumps(value)
-    return make_checker(orjson.dumps(schema)).problem(text, full_budget(text, time.monotonic))
+    return make_checker(orjson.dumps(schema)).problem(text)
 
 
 FITS = [
@@ -61,6 +50,10 @@ FITS = [
     ({"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False}, {"a": 1}),
     ({"prefixItems": [{"const": 1}], "unevaluatedItems": {"const": 2}}, [1, 2, 2]),
     ({"$ref": "#/definitions/a", "definitions": {"a": {"type": "array", "items": {"$ref": "#"}}}}, [[[]]]),
+    ({"$ref": "#/$defs/a", "unevaluatedProperties": False, "$defs": {"a": {"properties": {"a": {}}}}}, {"a": 1}),
+    ({"patternProperties": {"^x-": {}}, "unevaluatedProperties": False}, {"x-a": 1}),
+    ({"$schema": "http://json-schema.org/draft-04/schema#", "enum": [{"a": i} for i in range(2_000)]}, {"a": 1}),
+    ({"items": {"type": "string", "minLength": 1}}, ["thief"] * 40_000),
 ]
 
 
@@ -90,6 +83,9 @@ MISFITS = [
     ({"multipleOf": 0.01}, 19.999, "", "19.999 is not a multiple of 0.01"),
     ({"enum": [1]}, True, "", "True is not one of [1]"),
     ({"uniqueItems": True}, [{"a": 1}, {"a": 1.0}], "", "has items that are not unique"),
+    ({"uniqueItems": True}, [[1], [True], [1]], "", "has items that are not unique"),
+    ({"enum": [{"a": [1]}]}, {"a": [True]}, "", "the object is not one of"),
+    ({"const": [1]}, [True], "", "[1] was expected"),
     ({"pattern": "^a$"}, "b", "", "'b' does not match '^a$'"),
     ({"patternProperties": {"^x-": {"type": "integer"}}}, {"x-a": "b"}, "/x-a", "'b' is not of type 'integer'"),
     (
@@ -122,7 +118,6 @@ BAD = [
     ({"pattern": "("}, "/pattern", "a pattern that is none"),
     ({"patternProperties": {"(": {}}}, "/patternProperties", "a pattern that is none"),
     ({"pattern": "a" * 2_001}, "/pattern", "more than 2000 characters"),
-    ({"enum": [{"a": i} for i in range(MOST_MIXED + 1)]}, "/enum", "entries that are not all strings"),
     ({"description": "x" * MOST_SCHEMA_BYTES}, "", "is larger than"),
 ]
 
@@ -145,50 +140,6 @@ def test_a_schema_nested_too_deeply_is_refused():
         make_checker(orjson.dumps(schema))
 
 
-def doubling(levels):
-    """Each level asks the next one twice: two to the power of `levels` questions."""
-    steps = {str(i): {"anyOf": [{"$ref": f"#/$defs/{i + 1}"}] * 2} for i in range(levels)}
-    return {"$ref": "#/$defs/0", "$defs": {**steps, str(levels): {"type": "string"}}}
-
-
-HOSTILE = [
-    (doubling(40), {}),
-    ({"$ref": "#"}, {}),
-    ({"not": {"$ref": "#"}}, 1),
-    ({"type": "string", "pattern": "^(a|aa)+$"}, "a" * 60 + "b"),
-    ({"patternProperties": {"^(a|aa)+$": {}}}, {"a" * 60 + "b": 1}),
-    ({"patternProperties": {"^(a|aa)+$": {}}, "additionalProperties": False}, {"a" * 60 + "b": 1}),
-    ({"items": {"allOf": [{"type": "integer"}] * 400}}, list(range(5_000))),
-    ({"unevaluatedItems": False, "$dynamicRef": "#"}, [1]),
-    ({"unevaluatedProperties": False, "$ref": "#/$defs/a", "$defs": {"a": {"properties": {"a": {}}}}}, {"a": 1}),
-    ({"unevaluatedProperties": False, "patternProperties": {"^(a|aa)+$": {}}}, {"a" * 60 + "b": 1}),
-    ({"unevaluatedItems": {"type": "integer"}}, list(range(20_000))),
-]
-
-
-@pytest.mark.parametrize(("schema", "value"), HOSTILE)
-def test_a_hostile_schema_is_given_up_in_time(schema, value):
-    checker, text = make_checker(orjson.dumps(schema)), json.dumps(value)
-    began_s = time.process_time()
-    with pytest.raises(TooCostly):
-        checker.problem(text, full_budget(text, time.monotonic))
-    assert time.process_time() - began_s < 5
-    began_s = time.process_time()
-    with pytest.raises(TooCostly):
-        checker.problem(text, small_budget(time.monotonic))
-    assert time.process_time() - began_s < 0.25
-
-
-def test_a_small_value_needs_a_small_budget_only():
-    text = json.dumps({"name": "Hermes", "epithets": ["thief"] * 20})
-    assert make_checker(orjson.dumps(GOD)).problem(text, small_budget(time.monotonic)) is None
-
-
-def test_the_steps_grow_with_the_text():
-    text = json.dumps(["thief"] * 2 * LEAST_STEPS)
-    assert problem({"items": {"type": "string", "minLength": 1}}, Raw(text)) is None
-
-
 def test_nothing_is_ever_fetched(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a connection was asked for")
@@ -200,6 +151,6 @@ def test_nothing_is_ever_fetched(monkeypatch):
         {"$id": "http://127.0.0.1:1/c"},
     ):
         try:
-            make_checker(orjson.dumps(schema)).problem("1", small_budget(time.monotonic))
+            make_checker(orjson.dumps(schema)).problem("1")
         except BadSchema:
             assert "$ref" in schema
