@@ -1,5 +1,6 @@
 """A ledger in memory, for tests of what goes through it. `test_books.py` holds it to what the real one does."""
 
+import asyncio
 from uuid import UUID
 
 from ledger.billing import Tokens
@@ -10,13 +11,14 @@ from tests.proxy.exchange.parts import key
 
 
 class FakeBooks:
-    """Holds and settlements as `ledger.journal.store.Store` takes them; `away` while Postgres does not answer.
+    """Holds and settlements as `ledger.journal.store.Store` takes them.
 
+    While `away` it refuses both, as without Postgres; while `silent` a settlement waits until its caller is cancelled.
     `positions_pusd` is what each account has available, negative where it owes. The rest lies open to be looked at.
     """
 
     def __init__(self) -> None:
-        self.away = False
+        self.away = self.silent = False
         self.positions_pusd: dict[int, int] = {}
         self.budgets_pusd: dict[int, int] = {}
         """What is left of the budgets of the keys that have one."""
@@ -66,6 +68,8 @@ class FakeBooks:
     async def settle(self, settlement: Settlement) -> None:
         """A second one of a request changes nothing but a claim that is still open."""
         self._reach()
+        if self.silent:
+            await asyncio.get_running_loop().create_future()
         self.checkpoints.pop(settlement.request_id, None)
         if settlement.request_id not in self.settlements:
             held = self.holds.pop(settlement.request_id, None)
