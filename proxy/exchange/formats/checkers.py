@@ -21,7 +21,7 @@ from providers.formats.schema import BadSchema, Problem
 from proxy.exchange.formats.checker_process import GAVE_UP, HEAD, SIZE, Verdict
 
 MOST_REPLY_BYTES = 8 << 20  # its pointer may be as long as the text
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BOOT = "import sys; sys.path[:] = sys.argv[1:]; from proxy.exchange.formats.checker_process import main; main()"
 LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # where an interpreter may have its own parts
 

@@ -7,12 +7,16 @@ import pytest
 from providers.events import Failure, FailureKind
 from providers.events import FailureKind as K
 from proxy.entry.api_errors import CODES
+from proxy.exchange.attempt import Progress
 from proxy.exchange.policy import (
     Action,
+    Deadlines,
     Situation,
     decide,
     failed_request,
+    first_token_timeout_s,
     no_candidate,
+    overdue,
     refuses_parameter,
     refuses_schema,
 )
@@ -242,3 +246,66 @@ def test_who_is_out_of_capacity_for_a_while_is_told_apart(kind: K, status: int, 
 @pytest.mark.parametrize("word", ["grammar", "schema", "response_format", "structured"])
 def test_any_word_for_a_schema_will_do(word: str) -> None:
     assert refuses_schema(failed(K.BAD_REQUEST, f"{word.upper()} not available"))
+
+
+# When a running attempt has taken too long: it began at 100 s
+
+DEADLINES = Deadlines(total_at_s=1_900.0, first_token_timeout_s=30.0, idle_timeout_s=20.0)
+TOTAL = Failure(K.TIMEOUT, "the total timeout is over")
+FIRST_TOKEN = Failure(K.TIMEOUT, "no content within 30.0 s")
+SILENCE = Failure(K.STALLED, "nothing came for 20 s")
+
+
+def progress(*, committed: bool = False, done: bool = False, silent_s: float = 0.0) -> Progress:
+    return Progress(100.0, committed, done, silent_s)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "now_s", "expected"),
+    [
+        # Each deadline has passed only behind its instant.
+        (progress(), 130.0, None),
+        (progress(), 130.1, FIRST_TOKEN),
+        (progress(committed=True, silent_s=20.0), 1_000.0, None),
+        (progress(committed=True, silent_s=20.1), 1_000.0, SILENCE),
+        (progress(committed=True), 1_900.0, None),
+        (progress(committed=True), 1_900.1, TOTAL),
+        (progress(committed=True, done=True, silent_s=0.5), 1_000.0, None),
+        (progress(committed=True, done=True, silent_s=0.6), 1_000.0, "complete"),
+        # Silence is no matter before content: a long prompt takes its time, and has a deadline of its own.
+        (progress(silent_s=29.0), 129.0, None),
+        # Nor is the time to the first token behind it.
+        (progress(committed=True), 1_000.0, None),
+        # Of two that have passed: the total, then the end that was said, then the others.
+        (progress(done=True, silent_s=0.6), 1_900.1, TOTAL),
+        (progress(silent_s=100.0), 1_900.1, TOTAL),
+        (progress(committed=True, silent_s=20.1), 1_900.1, TOTAL),
+        (progress(done=True, silent_s=0.6), 130.1, "complete"),
+        (progress(committed=True, done=True, silent_s=20.1), 1_000.0, "complete"),
+        (progress(done=True, silent_s=0.5), 130.1, FIRST_TOKEN),
+    ],
+)
+def test_when_a_running_attempt_must_end(attempt: Progress, now_s: float, expected: Any) -> None:
+    assert overdue(attempt, DEADLINES, now_s) == expected
+
+
+@pytest.mark.parametrize(
+    ("allowed_s", "expected_s", "whole_answer_tokens", "timeout_s"),
+    [
+        (30.0, None, 0, 30.0),  # nothing was measured
+        (30.0, 1.0, 0, 10.0),
+        (30.0, 3.0, 0, 30.0),
+        (30.0, 9.0, 0, 30.0),  # never more than is allowed
+        (30.0, 0.5, 0, 5.0),
+        (30.0, 0.01, 0, 5.0),  # nor less than a quick one needs on a bad day
+        (2.0, 0.01, 0, 2.0),
+        (2.0, None, 0, 2.0),
+        # A whole answer is written before its first byte comes, at a tenth of a second a token.
+        (30.0, None, 1_000, 130.0),
+        (30.0, 1.0, 1_000, 110.0),
+    ],
+)
+def test_how_long_to_wait_for_the_first_token(
+    allowed_s: float, expected_s: float | None, whole_answer_tokens: int, timeout_s: float
+) -> None:
+    assert first_token_timeout_s(allowed_s, expected_s, whole_answer_tokens) == timeout_s
