@@ -20,10 +20,10 @@ from providers.formats.response_format import JsonFormat
 from providers.formats.schema import Problem
 from proxy.config import LimitSettings
 from proxy.entry.api_errors import ApiError
-from proxy.exchange.formats.schemas import TOO_COSTLY
+from proxy.exchange.formats.checkers import TOO_COSTLY
 from proxy.exchange.meter import AttemptReport
 from proxy.exchange.planning import PromptLength
-from proxy.exchange.pursuit import Pursuit, Surroundings
+from proxy.exchange.pursuit import Environment, Pursuit
 from proxy.exchange.reply.reply import Reply
 from proxy.routing.observations import Observation, RetryBudget
 from proxy.routing.route import Candidate
@@ -271,7 +271,7 @@ def joined(deltas: Sequence[Delta], name: str) -> str:
 class FakeSchemas:
     """Takes every JSON object for what is wanted; `COSTLY` cannot be checked."""
 
-    async def problem(self, wanted: JsonFormat, text: str) -> Problem | None:
+    async def problem(self, wanted: JsonFormat, text: str, tenant_id: int) -> Problem | None:
         if text == COSTLY:
             return TOO_COSTLY
         try:
@@ -306,7 +306,7 @@ class Talk:
         self.retry_budget = retry_budget or RetryBudget()
         given = {each.endpoint.name: each for each in candidates}
         reply = Reply(self.client, ID, {}, explained=None, started_s=self.clock(), clock=self.clock)
-        surroundings = Surroundings(
+        environment = Environment(
             self.upstream,
             self.observations,
             self.retry_budget,
@@ -320,8 +320,9 @@ class Talk:
             route(*(given.get(name) or candidate(name) for name in scripts)),
             prompt or PromptLength(25, 93),
             reply,
-            surroundings,
+            environment,
             request_id=ID,
+            tenant_id=7,
             continuation=continuation,
             started_s=self.clock(),
         )
@@ -339,9 +340,10 @@ class Talk:
         return task
 
     def tick(self, after_s: float) -> AttemptReport | None:
-        """The ticker's visit, so much later."""
+        """The ticker's visit, so much later: what is delivering then."""
         self.clock.now_s += after_s
-        return self.pursuit.tick(self.clock.now_s)
+        self.pursuit.tick(self.clock.now_s)
+        return self.pursuit.delivering()
 
     @property
     def asked(self) -> list[Any]:

@@ -102,7 +102,7 @@ def held(key: KeyRecord, amount_pusd: int, claim: Claim | None = None) -> Hold:
 def delivered(completion_tokens: int, hold_pusd: int) -> Bill:
     """3,000 pico-dollars a token."""
     tokens = Tokens(0, completion=completion_tokens)
-    told = {"claimed": None, "claimed_source": UsageSource.PROVIDER, "counted": tokens, "counted_exactly": True}
+    told = {"reported": None, "reported_source": UsageSource.PROVIDER, "counted": tokens, "counted_exactly": True}
     there: dict[str, Any] = {"endpoint": "first", "provider": "vllm", "sandbox": False, "sell": SELL, "buy": BUY}
     return bill([Delivery(**there, **told, ending=Ending.COMPLETE)], hold_pusd)
 

@@ -316,8 +316,8 @@ async def test_a_prompt_too_long_for_every_endpoint() -> None:
 
 async def test_every_endpoint_is_out_of_capacity() -> None:
     """By the clock of the observations it is 100 s."""
-    saturated = Observation(closed_until_s=107.2)
+    saturated = Observation(saturated_until_s=107.2)
     error = await refusal(planner(endpoint("first"), observations={"first": saturated}))
     assert (error.status, error.code, error.headers()["retry-after"]) == (429, "upstream_rate_limited", "8")
-    over = Observation(closed_until_s=99.9)
+    over = Observation(saturated_until_s=99.9)
     assert await names(planner(endpoint("first"), observations={"first": over})) == ["first"]

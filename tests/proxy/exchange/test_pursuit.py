@@ -375,7 +375,7 @@ async def test_an_endpoint_that_says_nothing_is_left_for_another() -> None:
     """30 s, and a second for each 1,000 tokens of the prompt."""
     talk = Talk(prompt=PromptLength(2_000, 3_000), first=[SILENT], second=[says(SENTENCE)])
     running = await talk.started()
-    assert talk.tick(32.0) is not None
+    assert talk.tick(32.0) is None, "nothing is delivered"
     assert talk.log == ["ask first"]
     talk.tick(0.1)
     assert await running is None

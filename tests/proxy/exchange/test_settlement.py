@@ -299,12 +299,12 @@ def test_a_delivery_is_the_attempt_as_it_is_priced() -> None:
     made = delivery(report(there, usage=Usage(26, 5, 20, 2)), counted, client_left=False)
     assert (made.endpoint, made.provider, made.sandbox) == ("first", "vllm", False)
     assert (made.sell, made.buy) == (SELL, BUY)
-    assert (made.claimed, made.counted, made.counted_exactly) == (Tokens(26, 20, 5, 2), counted.tokens, False)
-    assert (made.ending, made.claimed_source) == (Ending.COMPLETE, UsageSource.PROVIDER)
+    assert (made.reported, made.counted, made.counted_exactly) == (Tokens(26, 20, 5, 2), counted.tokens, False)
+    assert (made.ending, made.reported_source) == (Ending.COMPLETE, UsageSource.PROVIDER)
     assert (made.hidden_reasoning, made.cost_unknown) == (False, False)
     hidden = candidate("second", provider="sandbox", hidden_reasoning=True)
     made = delivery(failed(K.TIMEOUT, hidden), Counted(Tokens(0), exactly=True), client_left=False)
-    assert (made.endpoint, made.provider, made.sandbox, made.claimed) == ("second", "sandbox", True, None)
+    assert (made.endpoint, made.provider, made.sandbox, made.reported) == ("second", "sandbox", True, None)
     assert (made.ending, made.hidden_reasoning, made.cost_unknown) == (Ending.FAILED, True, True)
 
 

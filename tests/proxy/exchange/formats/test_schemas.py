@@ -18,7 +18,7 @@ from providers.formats.schema import MOST_SCHEMA_BYTES, BadSchema
 from proxy.exchange.formats.checkers import NOT_CHECKED, TOO_COSTLY, Checkers, CheckLimits
 from proxy.exchange.formats.schemas import Schemas
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc, or for a bound of memory that macOS lacks")
 GOD = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 HERMES = '{"name": "Hermes"}'
