@@ -19,7 +19,7 @@ from uuid import UUID
 
 
 class LedgerError(Exception):
-    """The root; its text is one line."""
+    """The root. The text of every error is one line."""
 
 
 class MoneyError(LedgerError, ValueError):
@@ -48,17 +48,19 @@ class NoPrice(LedgerError):
 
 
 class Refused(LedgerError):
-    """The answer to an administrative wish is no."""
+    """An administrative wish cannot be granted; the text says what to do."""
 
 
 class NotFound(Refused):
+    """There is no `kind` (tenant, key, plan, …) called `name`."""
+
     def __init__(self, kind: str, name: object, hint: str = "") -> None:
         self.kind, self.name = kind, name
         super().__init__(f"there is no {kind} {name}{f'; {hint}' if hint else ''}")
 
 
 class Conflict(Refused):
-    pass
+    """It exists already, with other contents."""
 
 
 class WriteRefused(LedgerError):
@@ -78,7 +80,7 @@ class SettlementRefused(WriteRefused):
 
 
 class LedgerUnavailable(LedgerError):
-    """Postgres did not answer in time. A settlement that was handed over stays queued all the same."""
+    """Postgres did not answer in time. A settlement that was handed over stays queued and is posted later."""
 
 
 class NotMigrated(LedgerError):

@@ -1,4 +1,4 @@
-"""API keys: `sk-cad-`, 32 random characters, 6 of checksum; and the keyed digest that stands for one."""
+"""API keys: `sk-cad-`, 32 random characters, 6 of checksum; and the keyed digest that is stored instead of a key."""
 
 import hashlib
 import hmac
@@ -16,7 +16,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key and its tenant as they stand; a key can never do more than its tenant. Limits not given are None."""
+    """A key and its tenant as they are now. None: without that limit."""
 
     key_id: int
     tenant_id: int
@@ -45,7 +45,7 @@ def mint() -> str:
 
 
 def checksum(body: str) -> str:
-    """CRC-32 in base 62: whoever finds a text that looks like a key can tell without asking whether it is one."""
+    """CRC-32 in base 62. It tells a key from a text that looks like one without asking the database."""
     value, digits = zlib.crc32(body.encode()), []
     for _ in range(CHECKSUM_CHARACTERS):
         value, digit = divmod(value, len(ALPHABET))

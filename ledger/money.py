@@ -1,4 +1,4 @@
-"""Pico-dollars (1e-12 USD) as plain integers, read from and written to exact decimal text. No float passes."""
+"""Pico-dollars (1e-12 USD) as plain integers, read from and written to exact decimal text, never as floats."""
 
 import re
 

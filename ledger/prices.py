@@ -33,7 +33,7 @@ class PriceVersion:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What its tenants pay: the `own` price while one holds, else the endpoint's with `markup_ppm` (None: none)."""
+    """What its tenants pay: its `own` price where one holds, else the endpoint's plus `markup_ppm` (None: neither)."""
 
     name: str
     markup_ppm: int | None = None
@@ -41,7 +41,7 @@ class Plan:
 
 
 class PriceBook:
-    """All versions of all endpoints and plans as of one reading. Looking up the same again is one dictionary access."""
+    """All versions of all endpoints and plans, as read at once. Repeating a look-up is one dictionary access."""
 
     __slots__ = ("_endpoints", "_held", "_plans")
 
@@ -86,7 +86,7 @@ def marked_up(price: Price, markup_ppm: int) -> Price:
 
 
 def holding(versions: Sequence[PriceVersion], now: datetime) -> tuple[datetime | None, datetime | None, Price | None]:
-    """Of `versions` ordered by start: since when, until when, and which price holds at `now`. None is no bound."""
+    """Of `versions` ordered by start: since when, until when and which price holds at `now`. None: none."""
     since: datetime | None = None
     price: Price | None = None
     for version in versions:

@@ -23,7 +23,7 @@ CONNECT_TIMEOUT_S = 5.0
 
 @asynccontextmanager
 async def administration(url: str) -> AsyncIterator[AsyncConnection]:
-    """Raises NotMigrated, OldSchema, LedgerUnavailable."""
+    """A transaction as the serving role. Raises NotMigrated, OldSchema, LedgerUnavailable."""
 
     async def connect() -> asyncpg.Connection:
         settings = {"role": SERVING_ROLE, "application_name": "caduceus administration", "jit": "off"}
@@ -48,7 +48,7 @@ async def administration(url: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def driver(db: AsyncConnection) -> asyncpg.Connection:
-    """The connection underneath, for what is written for asyncpg; it is in the same transaction."""
+    """The asyncpg connection of `db`, in the same transaction."""
     await db.execute(text("SELECT 1"))  # SQLAlchemy begins its transaction with the first statement of its own
     connection = (await db.get_raw_connection()).driver_connection
     assert connection is not None
@@ -64,7 +64,7 @@ async def record(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> None:
-    """Who changed what, and what it was before."""
+    """Write to the audit log who changed what, and what it was before."""
     await db.execute(
         insert(tables.audit_log).values(actor=actor, action=action, subject=subject, before=before, after=after)
     )

@@ -1,4 +1,4 @@
-"""Keys of tenants: made, changed, rotated, revoked. The key itself is shown once and kept nowhere."""
+"""API keys of tenants: made, changed, rotated, revoked. A key is shown once; only its digest is stored."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -32,7 +32,7 @@ SETTABLE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """All that is known of a key; `hint` is its last characters."""
+    """What is stored of a key; `hint` is its last characters."""
 
     id: int
     tenant: str
@@ -54,7 +54,7 @@ class ApiKey:
 async def create_key(
     db: AsyncConnection, tenant_name: str, secret_key: bytes, *, actor: str, name: str = "default", **settings: Any
 ) -> tuple[ApiKey, str]:
-    """The record and the key itself, which nobody will see again. `settings` are of SETTABLE. Raises NotFound."""
+    """The record and the key itself, which is not stored. `settings` are of SETTABLE. Raises NotFound, Refused."""
     _check(settings)
     owner = await find_tenant(db, tenant_name)
     return await _insert(db, secret_key, actor, "key.create", {**settings, "tenant_id": owner.id, "name": name})
@@ -75,20 +75,20 @@ async def find_key(db: AsyncConnection, key_id: int) -> ApiKey:
 
 
 async def set_key(db: AsyncConnection, key_id: int, *, actor: str, **changes: Any) -> ApiKey:
-    """Change any of SETTABLE; None takes a limit away."""
+    """Change any of SETTABLE; None removes a limit. Raises NotFound, Refused."""
     _check(changes)
     return await _change(db, key_id, actor, "key.set", changes)
 
 
 async def revoke_key(db: AsyncConnection, key_id: int, *, actor: str) -> ApiKey:
-    """In force in every process within a second; revoking again changes nothing."""
+    """Revoke a key; every process knows within a second. Revoking again changes nothing. Raises NotFound."""
     return await _change(
         db, key_id, actor, "key.revoke", {"revoked_at": func.coalesce(api_key.c.revoked_at, func.clock_timestamp())}
     )
 
 
 async def rotate_key(db: AsyncConnection, key_id: int, secret_key: bytes, *, actor: str) -> tuple[ApiKey, str]:
-    """Revoke a key and make another with its limits."""
+    """Revoke a key and make another with its limits. Raises NotFound, and Refused for a revoked key."""
     old = await find_key(db, key_id)
     if old.revoked_at is not None:
         raise Refused(f"key {key_id} is revoked; `caduceus key create {old.tenant}` makes a new one")

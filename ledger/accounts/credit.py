@@ -1,4 +1,4 @@
-"""Money that comes in: bought or granted credit, once per reference."""
+"""Credit that a tenant bought or was granted, posted once for each reference."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -35,13 +35,16 @@ class Credit:
 async def add_credit(
     db: AsyncConnection, tenant_name: str, amount_pusd: int, *, reference: str, actor: str, kind: str = "paid"
 ) -> Credit:
-    """Pays what is owed first. The same reference again changes nothing; with another amount or kind: Conflict."""
+    """Post credit; it pays what is owed first. Posting the same reference again changes nothing.
+
+    Raises Refused, NotFound, and Conflict where the reference is posted with another amount or kind.
+    """
     if amount_pusd <= 0:
         raise Refused("an amount of credit is above zero")
     if kind not in SOURCES or not reference.strip():
         raise Refused("credit is paid or granted, and has a reference")
     owner = await find_tenant(db, tenant_name)
-    # Locked first, as every writer does: what this posts lies after the period of any invoice issued before.
+    # Every writer locks the account first: what is posted then lies after the period of any invoice issued before.
     await db.execute(select(account.c.id).where(account.c.id == owner.account_id).with_for_update())
     posted = (
         (

@@ -1,4 +1,4 @@
-"""Prices and plans as people set them. Versions are only ever added; of two the later start holds."""
+"""Prices and plans as people set them. Versions are only added; the one that started last is in force."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from ledger.errors import Refused
 
 @dataclass(frozen=True, slots=True)
 class PriceRow:
-    """`state`: past, in force, or future; pico-dollars a token."""
+    """A version; amounts are pico-dollars a token, `state` is past, in force, or future."""
 
     id: int
     subject_kind: str
@@ -31,7 +31,7 @@ class PriceRow:
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """`markup_ppm` None: only its own prices."""
+    """`markup_ppm` None: the plan has only its own prices."""
 
     name: str
     markup_ppm: int | None
@@ -48,7 +48,7 @@ async def set_price(
     actor: str,
     starts_at: datetime | None = None,
 ) -> PriceRow:
-    """A new version from `starts_at` (None: now) on; a plan that does not exist is made."""
+    """Add a version from `starts_at` (None: now) on; make the plan if it does not exist. Raises Refused."""
     now = await db.scalar(select(func.clock_timestamp()))
     if starts_at is not None and now is not None and starts_at < now:
         raise Refused(f"a price cannot start in the past, at {starts_at.isoformat()}; leave --from away for now")
@@ -79,7 +79,10 @@ async def is_endpoint(db: AsyncConnection, name: str) -> bool:
 
 
 async def set_markup(db: AsyncConnection, name: str, markup_ppm: int | None, *, actor: str) -> PlanRow:
-    """What tenants on plan `name` pay on top of an endpoint's price, in millionths. Makes the plan if need be."""
+    """Set what tenants on plan `name` pay on top of an endpoint's price, in millionths; make the plan if need be.
+
+    Raises Refused for a markup of -100 % or less.
+    """
     if markup_ppm is not None and markup_ppm <= -1_000_000:
         raise Refused("a markup is above -100 %")
     before = (await db.execute(select(plan.c.markup_ppm).where(plan.c.name == name))).first()
@@ -98,7 +101,7 @@ async def list_plans(db: AsyncConnection) -> list[PlanRow]:
 
 
 async def list_prices(db: AsyncConnection) -> list[PriceRow]:
-    """Every version, by subject and start."""
+    """Every version, ordered by subject and start."""
     started = price.c.starts_at <= func.clock_timestamp()
     # Among those that have started the last one is in force, of two at one instant the one recorded later.
     rank = func.row_number().over(

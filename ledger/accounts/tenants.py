@@ -1,4 +1,4 @@
-"""Who pays: tenants and where they stand."""
+"""Tenants, who pay, with their balances."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ SETTABLE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """`balance` = `available` + `held`; below zero where more is owed than was paid."""
+    """`balance_pusd` = `available_pusd` + `held_pusd`; below zero where the tenant owes."""
 
     id: int
     account_id: int
@@ -51,7 +51,7 @@ async def create_tenant(
     credit_limit_pusd: int = 0,
     internal: bool = False,
 ) -> Tenant:
-    """Raises Conflict when the name is taken, NotFound for an unknown plan."""
+    """Raises Conflict where the name is taken, NotFound for an unknown plan, Refused without a name."""
     if not name.strip():
         raise Refused("a tenant needs a name")
     await _check_plan(db, plan)
@@ -88,7 +88,7 @@ async def find_tenant(db: AsyncConnection, name: str) -> Tenant:
 
 
 async def set_tenant(db: AsyncConnection, name: str, *, actor: str, **changes: Any) -> Tenant:
-    """Change any of SETTABLE. Raises NotFound."""
+    """Change any of SETTABLE. Raises NotFound, Refused."""
     if unknown := changes.keys() - SETTABLE:
         raise Refused(f"a tenant has no {', '.join(sorted(unknown))} to set")
     before = await find_tenant(db, name)
@@ -101,7 +101,10 @@ async def set_tenant(db: AsyncConnection, name: str, *, actor: str, **changes: A
 
 
 async def erase_user(db: AsyncConnection, name: str, user: str, *, actor: str) -> int:
-    """Forget what clients said of `user` (label and metadata); returns of how many requests. The journal stays."""
+    """Delete the label and the metadata of the requests of `user`; returns how many requests. The journal stays.
+
+    Raises NotFound.
+    """
     found = await find_tenant(db, name)
     erased = await db.execute(
         delete(request_label).where(request_label.c.tenant_id == found.id, request_label.c.user_label == user)

@@ -14,17 +14,16 @@ READ_TIMEOUT_S = 5.0
 NAME_ATTEMPTS = 20
 NAME_PAUSE_S = 0.25
 
-# The plans of `post_batch` must not depend on how full the tables were when a connection first made them.
+# Plans must use the indexes, however empty the tables were when a connection first made the plans.
 WRITER_SETTINGS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
 
-
-# A server that was cut off from us must notice, and let go of what the connection held.
+# A server that the network cut off must notice, and release the locks of the connection.
 KEEPALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 
 
 @asynccontextmanager
 async def pool(url: str, name: str) -> AsyncIterator[asyncpg.Pool]:
-    """Connections for reading and for administration."""
+    """Connections for reading. Raises NotMigrated, LedgerUnavailable."""
     with_role = {"role": SERVING_ROLE, "application_name": name, **KEEPALIVE}
     async with translated():
         opened = await asyncpg.create_pool(
@@ -46,6 +45,7 @@ async def pool(url: str, name: str) -> AsyncIterator[asyncpg.Pool]:
 
 
 async def connect_writer(url: str, name: str) -> asyncpg.Connection:
+    """A connection for `post_batch`."""
     settings = {"role": SERVING_ROLE, "application_name": name, **WRITER_SETTINGS, **KEEPALIVE}
     connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings=settings)
     try:
@@ -57,19 +57,19 @@ async def connect_writer(url: str, name: str) -> asyncpg.Connection:
 
 
 async def prepare(connection: asyncpg.Connection) -> None:
-    """JSON travels as the bytes it is, NUMERIC as int."""
+    """Read and write JSON as bytes, and NUMERIC as int."""
     await whole_numbers(connection)
     await connection.set_type_codec("json", encoder=bytes, decoder=bytes, schema="pg_catalog", format="binary")
 
 
 async def whole_numbers(connection: asyncpg.Connection) -> None:
-    """Balances and sums are whole numbers of pico-dollars."""
+    """Read and write NUMERIC as int: balances and sums are whole numbers of pico-dollars."""
     await connection.set_type_codec("numeric", encoder=str, decoder=int, schema="pg_catalog", format="text")
 
 
 @asynccontextmanager
 async def reading(source: asyncpg.Pool) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the pool; raises LedgerUnavailable when there is none to be had."""
+    """A connection of the pool. Raises LedgerUnavailable where none answers in time."""
     async with translated(), source.acquire(timeout=READ_TIMEOUT_S) as connection:
         yield connection
 
@@ -93,7 +93,10 @@ async def translated() -> AsyncIterator[None]:
 
 
 async def take_name(connection: asyncpg.Connection, name: str, attempts: int) -> bool:
-    """Take `name` for as long as the connection lives. A predecessor that was killed may take a moment to go."""
+    """Lock `name` for as long as the connection lives; False where another process keeps the lock.
+
+    More than one attempt, because the connection of a process that was killed may take a moment to end.
+    """
     for attempt in range(attempts):
         if attempt:
             await asyncio.sleep(NAME_PAUSE_S)
@@ -103,5 +106,6 @@ async def take_name(connection: asyncpg.Connection, name: str, attempts: int) ->
 
 
 async def shared_accounts(connection: asyncpg.Connection) -> dict[tuple[str, str | None], int]:
+    """Ids of the accounts that are no tenant's, by kind and provider."""
     rows = await connection.fetch("SELECT id, kind, provider FROM account WHERE kind <> 'tenant'")
     return {(row["kind"], row["provider"]): row["id"] for row in rows}

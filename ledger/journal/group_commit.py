@@ -1,8 +1,9 @@
 """Group commit: while one batch is being committed the next one gathers, with no timer.
 
 One task writes, over one connection, one batch after the other; a batch is one call of `post_batch`, which is one
-transaction. Writes keep the order in which they were handed over. What becomes of a failed batch is `verdict`'s to say:
-posted again (everything may be posted twice), cut in two until the bad row is alone, or kept until Postgres is back.
+transaction. Writes keep the order in which they were handed over. `verdict` decides what becomes of a batch that
+failed: it is posted again (everything may be posted twice), cut in two until the bad row is alone, or kept until
+Postgres is back.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 from typing import Any, assert_never
 from uuid import UUID
 
@@ -38,13 +39,13 @@ REASONS = (None, "credit", "budget", "over", "claimed")  # what `post_holds` ret
 POST = "SELECT outcomes, affordable FROM post_batch($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
-class Part(Enum):
-    """The parts of a batch, in the order in which `post_batch` takes them."""
+class Part(IntEnum):
+    """The parts of a batch, in the order in which `post_batch` posts them."""
 
-    CHECKPOINT = auto()
-    VOID = auto()
-    SETTLEMENT = auto()
-    HOLD = auto()
+    CHECKPOINT = 0
+    VOID = 1
+    SETTLEMENT = 2
+    HOLD = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -62,16 +63,19 @@ class Write:
 
 
 class Verdict(Enum):
+    """What becomes of a batch that failed."""
+
     AGAIN = auto()  # it lost a race: post it again at once
-    REFUSED = auto()  # a row of it is bad
-    AWAY = auto()  # whether it was committed is unknown, or Postgres cannot write now
+    REFUSED = auto()  # one of its rows is bad: find it
+    AWAY = auto()  # Postgres cannot write, or did not say whether it has: connect and post it again
 
 
 AGAIN_CODES = {"40001", "40P01", "55P03", "57014"}  # serialization, deadlock, lock not available, query cancelled
-REFUSED_CLASSES = {"21", "22", "23", "54", "P0", "XX"}  # the row's fault; elsewhere the server's or the connection's
+REFUSED_CLASSES = {"21", "22", "23", "54", "P0", "XX"}  # a row's fault; other classes are the server's
 
 
 def verdict(error: Exception, *, connected: bool) -> Verdict:
+    """`connected`: the connection survived the error."""
     code = getattr(error, "sqlstate", None) or ""
     if code in AGAIN_CODES:
         return Verdict.AGAIN
@@ -81,7 +85,7 @@ def verdict(error: Exception, *, connected: bool) -> Verdict:
 
 
 class GroupCommit:
-    """Owned by the store; writes for as long as the block of `running` does."""
+    """Owned by the store; writes while the block of `running` runs."""
 
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
         self._connect = connect
@@ -93,7 +97,7 @@ class GroupCommit:
 
     @asynccontextmanager
     async def running(self, close_timeout_s: float) -> AsyncIterator[None]:
-        """Connect, raising what that raises; in the end write what is queued, at most `close_timeout_s` long."""
+        """Connect, raising what that raises. Leaving writes what is queued, for at most `close_timeout_s`."""
         self._connection = await self._connect()
         writing = asyncio.create_task(self._run(), name="ledger writer")
         try:
@@ -102,7 +106,7 @@ class GroupCommit:
             await self._close(writing, close_timeout_s)
 
     def put(self, write: Write) -> None:
-        """Hand over; raises LedgerUnavailable when the backlog is full, or for a hold while Postgres is away."""
+        """Queue a write. Raises LedgerUnavailable when the backlog is full, and for a hold while Postgres is away."""
         if self.away and write.part is Part.HOLD:
             raise LedgerUnavailable("Postgres does not answer; nothing can be held now")
         if self._closing or (write.future is not None and len(self._queue) >= BACKLOG_WRITES):
@@ -111,6 +115,7 @@ class GroupCommit:
         self._arrived.set()
 
     async def hold(self, write: Write) -> HoldOutcome:
+        """Post a hold and wait for its outcome; a caller that is cancelled holds nothing."""
         assert write.future is not None
         self.put(write)
         try:
@@ -149,19 +154,19 @@ class GroupCommit:
                 await self._connection.close(timeout=CLOSE_CONNECTION_TIMEOUT_S)
 
     def _take(self) -> list[Write]:
-        """The next batch, in order; it ends before a second write of one request, which must come after the first."""
+        """The next batch, in order. It ends before a second write of a request, which must come after the first."""
         batch: list[Write] = []
-        seen: set[UUID] = set()
+        seen: set[int] = set()  # request ids; an integer hashes faster than a UUID
         answer_bytes = 0
         while self._queue and len(batch) < BATCH_WRITES:
             write = self._queue[0]
-            if write.request_id in seen or answer_bytes > BATCH_ANSWER_BYTES:
+            if write.request_id.int in seen or answer_bytes > BATCH_ANSWER_BYTES:
                 break
             self._queue.popleft()
             if write.part is Part.HOLD and write.future is not None and write.future.cancelled():
-                continue  # its caller left before anything was written
+                continue  # its caller left before it was posted
             if write.part is not Part.CHECKPOINT:
-                seen.add(write.request_id)
+                seen.add(write.request_id.int)
             if isinstance(write.claim, AnswerRow):
                 answer_bytes += len(write.claim.sealed or b"")
             batch.append(write)
@@ -171,7 +176,7 @@ class GroupCommit:
         """Post until every write of `batch` is resolved."""
         failures = 0
         while batch:
-            if failures >= PATIENCE_FAILURES:  # connected, and yet it does not go on: some lock, perhaps
+            if failures >= PATIENCE_FAILURES:  # connected, but something blocks, perhaps a lock
                 batch = self._without_holds(batch)
                 self._fail_overdue(batch)
             try:
@@ -221,12 +226,12 @@ class GroupCommit:
                 self._give_back(write)
 
     def _give_back(self, write: Write) -> None:
-        """A hold that nobody waits for any more, and that may have been written."""
+        """Void a hold that nobody waits for and that may have been written."""
         self._queue.append(Write(Part.VOID, write.request_id, write.account_id, write.request_id))
         self._arrived.set()
 
     async def _reconnect(self, batch: Sequence[Write], error: Exception) -> Sequence[Write]:
-        """Once at once, for a connection that broke; then until Postgres is back, with every hold failed meanwhile."""
+        """Connect again, repeatedly until Postgres is back. Holds fail meanwhile; returns what is left of `batch`."""
         log.warning("the ledger could not write and tries again: %s", error)
         for attempt in itertools.count():
             await self._disconnect()
@@ -252,7 +257,7 @@ class GroupCommit:
             connection.terminate()
 
     def _without_holds(self, batch: Sequence[Write]) -> Sequence[Write]:
-        """Fail the holds of the batch, which may have been written, and those that wait."""
+        """`batch` without its holds. Those fail, as do those that wait; those of the batch may have been written."""
         waiting = [write for write in self._queue if write.part is not Part.HOLD]
         if len(waiting) < len(self._queue):
             for write in self._queue:
@@ -266,7 +271,7 @@ class GroupCommit:
         return [write for write in batch if write.part is not Part.HOLD]
 
     def _fail_overdue(self, batch: Iterable[Write]) -> None:
-        """Tell callers whose time is up; their settlements stay queued."""
+        """Fail the callers whose deadline has passed; their settlements stay queued."""
         now = time.monotonic()
         for write in (*batch, *self._queue):
             if write.deadline < now:
@@ -275,7 +280,7 @@ class GroupCommit:
 
 def parameters(batch: Sequence[Write]) -> tuple[list[Any], ...]:
     """What `post_batch` takes: checkpoints, voids, settlements, transfers, holds, claims, answers."""
-    rows: dict[Part, list[Any]] = {part: [] for part in Part}
+    rows: tuple[list[Any], ...] = ([], [], [], [])  # by part
     transfers: list[TransferRow] = []
     claims: list[ClaimRow] = []
     answers: list[AnswerRow] = []
@@ -286,7 +291,8 @@ def parameters(batch: Sequence[Write]) -> tuple[list[Any], ...]:
             claims.append(write.claim)
         elif write.claim is not None:
             answers.append(write.claim)
-    return rows[Part.CHECKPOINT], rows[Part.VOID], rows[Part.SETTLEMENT], transfers, rows[Part.HOLD], claims, answers
+    checkpoints, voids, settlements, holds = rows
+    return checkpoints, voids, settlements, transfers, holds, claims, answers
 
 
 def fail(write: Write, error: Exception) -> None:
@@ -295,7 +301,7 @@ def fail(write: Write, error: Exception) -> None:
 
 
 def refuse(write: Write, error: Exception) -> None:
-    """The one bad row of a batch."""
+    """Fail the caller whose row Postgres rejected."""
     log.error("the ledger refused the %s of request %s: %s", write.part.name.lower(), write.request_id, error)
     if write.part is Part.SETTLEMENT:
         fail(write, SettlementRefused(write.request_id, str(error)))

@@ -1,4 +1,4 @@
-"""What a hold remembers of its route, so that whoever finds it dead can settle it: providers and prices."""
+"""What a hold keeps of its route, so that a sweep can settle it: the endpoints' providers and prices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from ledger.prices import Price
 
 @dataclass(frozen=True, slots=True)
 class Pin:
+    """An endpoint's provider, and its prices when the request was held."""
+
     provider: str
     sandbox: bool
     sell: Price

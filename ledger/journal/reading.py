@@ -1,4 +1,4 @@
-"""What a serving process reads: keys and the price book."""
+"""What a serving process reads: keys, claims and the price book."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ WHERE id = $1 AND (finished_at IS NULL OR finished_at > clock_timestamp() - clai
 
 @dataclass(frozen=True, slots=True)
 class ClaimFound:
-    """A claim that was made: by which request, for what, and, where that has `finished`, the answer if it was kept."""
+    """A claim: the request that made it, the digest of what that asked and, once `finished`, the answer if kept."""
 
     request_id: UUID
     body: bytes

@@ -34,18 +34,18 @@ def wanted_stamp() -> Stamp:
 
 
 def functions_sql() -> str:
-    """Statements that may be repeated; see the head of the file."""
+    """The statements of functions.sql, which may be repeated."""
     return resources.files("ledger.journal").joinpath("functions.sql").read_text(encoding="utf-8")
 
 
 def fingerprint(sql: str) -> str:
-    """Of the statements: comments and white space do not count."""
+    """A digest of the statements; comments and white space do not count."""
     statements = " ".join(re.sub(r"--[^\n]*", "", sql).split())
     return hashlib.sha256(statements.encode()).hexdigest()[:16]
 
 
 async def read_stamp(connection: asyncpg.Connection) -> Stamp | None:
-    """None where nothing was migrated. Raises OldSchema for tables that no migration leads on from."""
+    """What `migrate` wrote; None where it never ran. Raises OldSchema for tables that no migration leads on from."""
     try:
         migrated, stamped = await connection.fetchrow(
             "SELECT to_regclass('alembic_version') IS NOT NULL, to_regclass('schema_stamp') IS NOT NULL"
@@ -57,7 +57,7 @@ async def read_stamp(connection: asyncpg.Connection) -> Stamp | None:
         row = await connection.fetchrow(
             "SELECT version_num AS revision, tables, functions FROM alembic_version, schema_stamp"
         )
-    except asyncpg.InsufficientPrivilegeError:  # the role is there, this database's grants are not
+    except asyncpg.InsufficientPrivilegeError:  # the role exists, but this database grants it nothing
         return None
     if row is None or row["tables"] != wanted_stamp().tables:
         raise OldSchema

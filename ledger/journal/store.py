@@ -58,10 +58,10 @@ DELETE FROM claim WHERE id = ANY (ARRAY(
 
 
 class Store:
-    """Made by `Store.open`."""
+    """Opened with `Store.open`."""
 
     prices: PriceBook
-    """What everything costs, at most a second old."""
+    """The price book as of at most a second ago."""
 
     def __init__(self, url: str, server_name: str, lease_s: float) -> None:
         self._url = url
@@ -108,9 +108,9 @@ class Store:
         return self._answers and not self._writer.away
 
     async def hold(self, hold: Hold) -> HoldOutcome:
-        """Reserve; the outcome is durable. Raises LedgerUnavailable, and HoldRefused for a row that Postgres rejects.
+        """Reserve money; the outcome is durable. A caller that is cancelled holds nothing.
 
-        A caller that is cancelled gets nothing held.
+        Raises LedgerUnavailable, and HoldRefused for a row that Postgres rejects.
         """
         future: asyncio.Future[HoldOutcome] = asyncio.get_running_loop().create_future()
         assert self._owner is not None
@@ -127,11 +127,14 @@ class Store:
         await self._put_settlement(settlement, timeout_s=timeout_s)
 
     def checkpoint(self, request_id: UUID, endpoint: str, tokens: Tokens) -> None:
-        """Note what a running request has got so far, prompt included, in case this process dies. Cheap: call often."""
+        """Note the tokens of a running request so far, prompt included, in case this process dies. One assignment."""
         self._checkpoints[request_id] = (endpoint, tokens)
 
     async def find_key(self, digest: bytes) -> KeyRecord | None:
-        """The key of `ledger.keys.digest`, whatever its state. Raises LedgerUnavailable if it is not in memory."""
+        """The key with this digest (`ledger.keys.digest`), even if revoked; None where there is none.
+
+        Raises LedgerUnavailable where it is not in memory and Postgres does not answer.
+        """
         try:
             return self._keys[digest]
         except KeyError:
@@ -146,22 +149,22 @@ class Store:
         return record
 
     async def find_claim(self, claim_id: bytes) -> ClaimFound | None:
-        """What became of a `Claim` of the last day. Raises LedgerUnavailable."""
+        """The claim with this id, if it was made in the last day or still runs. Raises LedgerUnavailable."""
         async with connections.reading(self._pool) as connection:
             return await load_claim(connection, claim_id)
 
     def reading(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
-        """A connection for the queries of `ledger.reports`. Raises LedgerUnavailable."""
+        """A connection for queries of other rooms. Raises LedgerUnavailable."""
         return connections.reading(self._pool)
 
     async def now(self) -> datetime:
-        """The database's clock."""
+        """The instant by the database's clock. Raises LedgerUnavailable."""
         async with connections.reading(self._pool) as connection:
             instant: datetime = await connection.fetchval("SELECT clock_timestamp()")
         return instant
 
     def instant(self) -> datetime:
-        """The database's clock as of the last look at it plus the time gone by since: good for prices, and free."""
+        """The instant by the database's clock as last read, plus the time that has passed since. Asks nobody."""
         seen, at = self._clock
         return seen + timedelta(seconds=time.monotonic() - at)
 
@@ -193,7 +196,7 @@ class Store:
         await self._partition()
 
     async def _register(self) -> None:
-        """A row for this run, and none any more for runs that have long been over and left nothing."""
+        """Add a row for this run; delete those of runs that ended a day ago and left no hold."""
         async with connections.reading(self._pool) as connection:
             await connection.execute(FORGET_SERVERS)
             self._owner = await connection.fetchval(REGISTER, self._server_name, timedelta(seconds=self._lease_s))
@@ -204,7 +207,7 @@ class Store:
                 await connection.execute(RENEW, self._owner, timedelta(0))
 
     async def _connect_writer(self) -> asyncpg.Connection:
-        """The first time the process's name must be free; later the server may still think that we have it."""
+        """Connect, and lock this process's name. After the first time the old connection may still have the lock."""
         connection = await connections.connect_writer(self._url, f"caduceus {self._server_name} writer")
         attempts = connections.NAME_ATTEMPTS if self._owner is None else 1
         if not await connections.take_name(connection, self._server_name, attempts) and self._owner is None:
@@ -224,11 +227,13 @@ class Store:
         if found:
             log.warning("settling %d requests that their process left held, first %s", len(found), found[0].request_id)
         posted = [self._put_settlement(settle_from_checkpoint(hold), swept=True) for hold in found]
-        await asyncio.gather(*posted, return_exceptions=True)  # whoever was refused is in the log and stays held
+        await asyncio.gather(
+            *posted, return_exceptions=True
+        )  # those that Postgres refused are in the log and stay held
 
     async def _flush(self) -> None:
         if self._writer.away:
-            return  # the latest are kept, and no queue grows
+            return  # keep the latest of each request, and let no queue grow
         checkpoints, self._checkpoints = self._checkpoints, {}
         for request_id, (endpoint, tokens) in checkpoints.items():
             self._writer.put(Write(Part.CHECKPOINT, request_id, None, checkpoint_row(request_id, endpoint, tokens)))
@@ -249,7 +254,7 @@ class Store:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._checkpoints.pop(settlement.request_id, None)
         transfers = transfer_rows(settlement, self._accounts)
-        self._accounts_missing |= any(transfer.credit is None for transfer in transfers)
+        self._accounts_missing |= None in [transfer.credit for transfer in transfers]
         row, answer = settlement_row(settlement, swept=swept), answer_row(settlement.request_id, settlement.answer)
         deadline = time.monotonic() + timeout_s
         self._writer.put(
@@ -262,7 +267,7 @@ class Store:
 
 @asynccontextmanager
 async def every(interval_s: float, act: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """While the block runs, `act` again and again; a failure is logged and does not end that."""
+    """While the block runs, call `act` each `interval_s`; a failure is logged and does not end that."""
 
     async def repeat() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""What becomes of holds whose process died: each is settled from its last checkpoint, and says that it is estimated."""
+"""Settles the holds of processes that died, each from its last checkpoint and flagged as estimated."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -11,8 +11,8 @@ from ledger.journal.writes import Answer, Settlement
 
 SWEEP_HOLDS = 1000  # at a time; the next sweep takes the next ones
 
-# A process sweeps at once what an earlier run under its own name left, whose name it has taken; and anyone's whose
-# request's total timeout and whose owner's lease have both lapsed.
+# What an earlier run under this process's name left is swept at once, because the name is locked by this process; any
+# other hold when both its request's total timeout and its owner's lease have passed.
 DEAD_HOLDS = """
 SELECT hold.* FROM hold LEFT JOIN server ON server.id = hold.owner
 WHERE (server.name = $2 AND hold.owner <> $1)
@@ -24,6 +24,8 @@ ORDER BY hold.request_id LIMIT $3
 
 @dataclass(frozen=True, slots=True)
 class DeadHold:
+    """A hold whose process died, with its last checkpoint."""
+
     request_id: UUID
     account_id: int
     tenant_id: int
@@ -31,7 +33,7 @@ class DeadHold:
     amount_pusd: int
     pins: bytes
     age_ms: int
-    endpoint: str | None  # None: no checkpoint, so no upstream byte is known to have come
+    endpoint: str | None  # of the checkpoint; None: there is none, so no byte is known to have come
     tokens: Tokens
 
 
@@ -60,7 +62,7 @@ async def dead_holds(connection: asyncpg.Connection, owner: int, server_name: st
 
 
 def settle_from_checkpoint(hold: DeadHold) -> Settlement:
-    """Charge what had come by the last checkpoint; nothing where none was made."""
+    """Charge what had come by the last checkpoint, and nothing where there is none."""
     pin = None if hold.endpoint is None else decode_pins(hold.pins).get(hold.endpoint)
     due = None
     if pin is not None and hold.endpoint is not None:

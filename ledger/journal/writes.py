@@ -20,7 +20,7 @@ NO_BILL = Bill(0, 0, Tokens(0), UsageSource.COUNTED, (), (), 0, 0, ())
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a request with an Idempotency-Key claims: keyed digests of 32 bytes.
+    """What a request claims by its Idempotency-Key, as keyed digests of 32 bytes.
 
     `id` stands for API key, route and the client's key, `body` for what is asked.
     """
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Money to be reserved for a request before any upstream is contacted. `pins` is `pins.encode_pins`'s."""
+    """Money to be reserved for a request before any upstream is contacted. `pins` is from `encode_pins`."""
 
     request_id: UUID
     account_id: int
@@ -85,7 +85,7 @@ class Settlement:
     ttft_ms: int | None = None
     user: str | None = None
     metadata: Mapping[str, str] | None = None
-    answer: Answer | None = None  # of a request that claimed something
+    answer: Answer | None = None  # where the request made a claim
 
 
 class HoldRow(NamedTuple):

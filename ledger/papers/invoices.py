@@ -44,14 +44,14 @@ class InvoiceLine:
 
 
 class Fold:
-    """Adds up charges, given as the `lines` that `writes.shown_line` wrote. Sandbox lines are on no invoice."""
+    """Adds up charges, given as `writes.shown_line` writes them. Sandbox lines are left out."""
 
     def __init__(self) -> None:
         self._tokens: dict[tuple[bool, str, int, str, int], int] = {}
         self._beyond: dict[tuple[bool, str], int] = {}
 
     def add(self, lines: Iterable[Mapping[str, Any]], *, times: int = 1, correction: bool = False) -> None:
-        """`times` -1 takes a charge back that a correction replaces."""
+        """Add the lines of a charge; `times` -1 takes back a charge that a correction replaces."""
         for line in lines:
             if line["sandbox"]:
                 continue
@@ -99,7 +99,7 @@ class Invoice:
 
 
 def make_invoice(lines: Sequence[InvoiceLine], covered_pusd: int) -> Invoice:
-    """`covered_pusd` is how much of the lines' sum credit had paid for."""
+    """Totals of `lines`, of whose sum credit had paid `covered_pusd`."""
     exact_pusd = sum(line.amount_pusd for line in lines)
     subtotal_pusd = to_cents(exact_pusd)
     if rounding_pusd := subtotal_pusd - exact_pusd:
@@ -113,7 +113,7 @@ def make_invoice(lines: Sequence[InvoiceLine], covered_pusd: int) -> Invoice:
 
 
 def credit_note(invoice: Invoice) -> Invoice:
-    """Takes back all of it."""
+    """All lines and totals of `invoice` negated."""
     return Invoice(
         tuple(
             replace(line, quantity=None if line.quantity is None else -line.quantity, amount_pusd=-line.amount_pusd)

@@ -1,4 +1,4 @@
-"""Invoices in the database: which period is due, gapless numbers, and the paper as it was issued, for ever."""
+"""Invoices in the database: which period is due, gapless numbers, and each document as it was issued."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ BUYER = ("name", "legal_name", "address", "country", "vat_id", "email")
 
 @dataclass(frozen=True, slots=True)
 class Seller:
-    """Whose papers these are; `details` may be empty."""
+    """Who issues the invoices; `details` may be empty."""
 
     currency: str
     timezone: str
@@ -32,7 +32,7 @@ class Seller:
 async def preview_invoice(
     db: AsyncConnection, tenant_name: str, month: tuple[int, int], *, seller: Seller
 ) -> dict[str, Any]:
-    """What would be issued now, without a number."""
+    """The document that would be issued now, without a number. Raises NotFound, Refused."""
     tenant = await find_tenant(db, tenant_name)
     due = await _due_period(db, tenant, month, seller, interim=True)
     if isinstance(due, Period):
@@ -43,7 +43,7 @@ async def preview_invoice(
 async def issue_invoice(
     db: AsyncConnection, tenant_name: str, month: tuple[int, int], *, seller: Seller, actor: str, interim: bool = False
 ) -> dict[str, Any]:
-    """The document of the first part of `month` that is not invoiced; of what is invoiced already, the same again.
+    """Issue the first part of `month` that is not invoiced. Where all of it is, return its last document again.
 
     Internal tenants get a statement. Raises NotFound, and Refused for a month that is not over unless `interim`.
     """
@@ -71,14 +71,17 @@ async def issue_invoice(
 async def issue_all(
     db: AsyncConnection, month: tuple[int, int], *, seller: Seller, actor: str, interim: bool = False
 ) -> list[dict[str, Any]]:
-    """Of every tenant that was charged anything in `month`, or is invoiced for it already."""
+    """`issue_invoice` for every tenant that was charged or corrected in `month`. Raises Refused."""
     period = month_period(*month, seller.timezone)
     charged = [tenant.name for tenant in await list_tenants(db) if await _was_charged(db, tenant.id, period)]
     return [await issue_invoice(db, name, month, seller=seller, actor=actor, interim=interim) for name in charged]
 
 
 async def cancel_invoice(db: AsyncConnection, number: str, *, seller: Seller, actor: str) -> dict[str, Any]:
-    """A credit note over all of it; cancelling again returns the same one. Its period can then be issued anew."""
+    """Issue a credit note over all of an invoice, whose period can then be issued anew. Repeating returns the same one.
+
+    Raises NotFound, and Refused for a credit note.
+    """
     await _lock_series(db, "credit_note")
     row = await _find(db, number)
     if row["kind"] == "credit_note":
@@ -145,12 +148,11 @@ async def _due_period(
 
 
 async def _closing_instant(db: AsyncConnection, tenant: Tenant) -> datetime:
-    """Now, such that nothing can still be posted before it: whoever posts takes the account's lock first, and the
-    instant after."""
+    """An instant before which nothing can be posted any more: writers lock the account and then read the clock."""
     async with db.begin_nested() as savepoint:
         await db.execute(select(account.c.id).where(account.c.id == tenant.account_id).with_for_update())
         now = await _clock(db)
-        await savepoint.rollback()  # gives the lock back: requests go on while the charges are added up
+        await savepoint.rollback()  # unlocks the account: requests go on while the charges are added up
     return now
 
 
@@ -177,7 +179,7 @@ async def _in_force(db: AsyncConnection, tenant_id: int, month: tuple[int, int])
 
 
 async def _cancelled_at(db: AsyncConnection, tenant_id: int, start: datetime) -> Mapping[str, Any] | None:
-    """The cancelled invoice, if any, whose place a new one that starts at `start` takes."""
+    """The cancelled invoice, if any, that a new one from `start` on replaces."""
     cancelling = invoice.alias()
     query = (
         select(invoice)
@@ -239,13 +241,13 @@ SELECT coalesce((SELECT sum(amount_pusd) FROM credit WHERE tenant_id = :tenant A
 
 
 async def _covered(db: AsyncConnection, tenant: Tenant, period: Period, charged_pusd: int) -> int:
-    """How much of what was charged in `period` credit had paid for by its end."""
+    """How much of the charges of `period` credit had paid for by its end, in pico-dollars."""
     row = (await db.execute(COVERED, {"tenant": tenant.id, "start": period.start, "end": period.end})).one()
     left_pusd: int = row.credited - row.charged_before - row.sandbox
     return max(0, min(left_pusd, charged_pusd))
 
 
-# Papers
+# Documents
 
 
 async def _store(
@@ -322,7 +324,7 @@ def _document(
     cancels: str | None = None,
     replaces: str | None = None,
 ) -> dict[str, Any]:
-    """The paper as JSON; amounts are exact decimals, unit prices USD per 1M tokens, the period half-open."""
+    """The document as JSON; amounts are exact decimals, unit prices USD per 1M tokens, the period half-open."""
     return {
         "kind": kind or ("statement" if tenant.internal else "invoice"),
         "number": number,
@@ -340,7 +342,7 @@ def _document(
 
 
 async def _lock_series(db: AsyncConnection, kind: str) -> None:
-    """One at a time issues from a series, from deciding what is due to the number: no gaps, nothing twice."""
+    """Lock the series from deciding what is due until the number is taken: no gaps, nothing issued twice."""
     year = await db.scalar(select(func.extract("year", func.clock_timestamp())))
     name = f"{SERIES[kind]}-{year}"
     await db.execute(upsert(series).values(name=name).on_conflict_do_nothing())

@@ -13,7 +13,7 @@ class Period:
 
 
 def month_period(year: int, month: int, timezone: str) -> Period:
-    """A calendar month where the seller keeps his books."""
+    """A calendar month in the time zone of the seller."""
     zone = ZoneInfo(timezone)
     return Period(datetime(year, month, 1, tzinfo=zone), datetime(year + month // 12, month % 12 + 1, 1, tzinfo=zone))
 

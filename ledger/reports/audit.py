@@ -1,6 +1,6 @@
-"""`caduceus audit`: every invariant of the ledger, proved again from the journal, in one consistent snapshot.
+"""`caduceus audit`: proves every invariant of the ledger from the journal, in one consistent snapshot.
 
-Each check is a query for what must not be there; it is ok when it finds nothing, and shows the first few otherwise.
+Each check is a query for rows that must not exist. It is ok when it finds none, and shows the first few otherwise.
 """
 
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ class Audit:
 
 
 async def audit(db: AsyncConnection) -> Audit:
-    """`db` must be a transaction that has not read anything yet."""
+    """Run all of CHECKS in one snapshot; the transaction of `db` must not have read anything."""
     await db.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     return Audit(await prove(db), int(await db.scalar(text("SELECT count(*) FROM hold")) or 0))
 
 
 async def prove(db: AsyncConnection) -> tuple[Check, ...]:
-    """All of CHECKS, as the transaction sees the ledger."""
+    """Run all of CHECKS in the transaction of `db`."""
     return tuple([await _check(db, name, promise, query) for name, promise, query in CHECKS])
 
 

@@ -16,13 +16,13 @@ from ledger.papers.invoices import BEYOND_HOLD, CACHED, COMPLETION, PROMPT
 from ledger.request_ids import minted_at
 
 READ_TIMEOUT_S = 5.0
-# What is said of the usage or of the charge; other flags are about our cost.
+# Flags about the usage and the charge; the others are about our cost.
 TENANT_FLAGS = ("usage_missing", "usage_implausible", "usage_disputed", "beyond_hold")
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptLine:
-    """Tokens at a price (pico-dollars a token), or `beyond_hold`, which has neither and takes off what was not due."""
+    """Tokens at a price (pico-dollars a token); `beyond_hold` has neither, and takes off what was not charged."""
 
     kind: str
     endpoint: str
@@ -35,10 +35,9 @@ class ReceiptLine:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A request that is over, corrected where it was corrected. The sum of `lines` is `charge_pusd`, exactly.
+    """A request that is over, with its correction if there is one. The sum of `lines` is exactly `charge_pusd`.
 
-    `attempts` are `settlement.attempts_shown`'s, `swept` says that its process died, `ttft_ms` is the time to the first
-    token.
+    `attempts` is the JSON of its settlement, `swept` says that its process died, `ttft_ms` is the time to first token.
     """
 
     request_id: UUID
@@ -82,7 +81,7 @@ WHERE request.id = $1 AND request.tenant_id = $2
 
 
 async def find_generation(connection: asyncpg.Connection, request_id: UUID, tenant_id: int) -> Generation | None:
-    """None where there is no such request of this tenant, or where it is not over."""
+    """None where this tenant has no such request, or where it is not over."""
     row = await connection.fetchrow(FIND, request_id, tenant_id, timeout=READ_TIMEOUT_S)
     if row is None:
         return None
@@ -117,7 +116,7 @@ AS_THEY_STAND = (
 
 
 async def is_held(connection: asyncpg.Connection, request_id: UUID, tenant_id: int) -> bool:
-    """Whether it is a request of this tenant that runs, or whose settlement is still to be written."""
+    """Whether this request of the tenant runs, or its settlement is to be written."""
     held: bool = await connection.fetchval(
         "SELECT EXISTS (SELECT FROM hold WHERE request_id = $1 AND tenant_id = $2)",
         request_id,
@@ -128,7 +127,7 @@ async def is_held(connection: asyncpg.Connection, request_id: UUID, tenant_id: i
 
 
 def receipt_lines(line: dict[str, Any]) -> list[ReceiptLine]:
-    """One of `ledger.journal.writes.shown_line`'s, which is an endpoint's whole bill, kind by kind."""
+    """A line of `request.lines` (see `writes.shown_line`), which is the bill of one endpoint, kind by kind."""
     endpoint, sandbox = line["endpoint"], line["sandbox"]
     parts = (
         (PROMPT, line["prompt"] - line["cached"], line["input_pusd"]),
