@@ -10,7 +10,7 @@ from providers.answers.fields import flatten, text_of
 from providers.answers.reader import AnswerReader
 from providers.chat_request import ENGINE, LOGPROBS, SAMPLING, TOOLS, ChatRequest, Message, Reasoning, text_content
 from providers.formats import prompt as json_prompt
-from providers.means import Enforcer, Means
+from providers.means import UNAIDED, Enforcer, Means
 from providers.profiles import DIALECTS, Dialect, Toggle
 from providers.seam import Seam
 from providers.thinking import CLOSE, THINKING_PROMPT, State
@@ -46,12 +46,11 @@ class Adapter:
     def means(self, request: ChatRequest, target: Target) -> Means:
         """By what means the endpoint serves the request."""
         tools_in_prompt = "tools" not in target.supports and request.speaks_of_tools
+        enforcer = self._enforcer(request, target.supports)
+        if not tools_in_prompt and enforcer is None:
+            return UNAIDED
         begun = tools_in_prompt and "prefix" in target.supports and not request.reasoning.enabled
-        return Means(
-            tools_in_prompt=tools_in_prompt,
-            enforcer=self._enforcer(request, target.supports),
-            opening=opening(request.tools) if begun and request.tools is not None else "",
-        )
+        return Means(tools_in_prompt, enforcer, opening(request.tools) if begun and request.tools is not None else "")
 
     def encode(
         self,

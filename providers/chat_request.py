@@ -100,34 +100,34 @@ class ChatRequest:
     """UTF-8 bytes of all text that the model will read, schemas included: a token is at least a byte."""
 
     def __post_init__(self) -> None:
-        parameters = self.parameters
-        shown = read_tool_set(parameters)
-        values = {
-            "shown_tools": shown,
-            "tools": None if parameters.get("tool_choice") == "none" else shown,
-            "speaks_of_tools": shown is not None or any(map(tells_of_calls, self.messages)),
-            "format": read_json_format(parameters),
-            "choices": parameters.get("n") or 1,
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "needs", needs_of(self))
-        object.__setattr__(self, "divisible", self.choices == 1 and not any(map(parameters.get, WHOLE_ONLY)))
-        object.__setattr__(self, "prompt_bytes", prompt_bytes_of(self))
+        parameters, put = self.parameters, object.__setattr__  # the class is frozen
+        shown_tools = read_tool_set(parameters)
+        put(self, "shown_tools", shown_tools)
+        put(self, "tools", None if parameters.get("tool_choice") == "none" else shown_tools)
+        put(self, "speaks_of_tools", shown_tools is not None or any(map(tells_of_calls, self.messages)))
+        put(self, "format", read_json_format(parameters))
+        put(self, "choices", parameters.get("n") or 1)
+        put(self, "needs", needs_of(self))
+        put(self, "divisible", self.choices == 1 and not any(map(parameters.get, WHOLE_ONLY)))
+        put(self, "prompt_bytes", prompt_bytes_of(self))
 
 
 def needs_of(request: ChatRequest) -> frozenset[str]:
-    parameters = request.parameters
-    logprobs = parameters.get("logprobs")  # for a raw prompt it is a number, and zero asks for them, too
-    needed = {
-        "completions": request.prompt is not None,
-        "tools": request.shown_tools is not None,
-        "response_format": request.format is not None,
-        "structured_outputs": bool(parameters.get("structured_outputs")),
-        "logprobs": bool(logprobs or type(logprobs) is int or parameters.get("top_logprobs")),
-        "n": request.choices > 1,
-    }
-    return frozenset(name for name, is_needed in needed.items() if is_needed)
+    needed = []
+    if request.prompt is not None:
+        needed.append("completions")
+    if request.shown_tools is not None:
+        needed.append("tools")
+    if request.format is not None:
+        needed.append("response_format")
+    if request.parameters.get("structured_outputs"):
+        needed.append("structured_outputs")
+    logprobs = request.parameters.get("logprobs")  # for a raw prompt it is a number, and zero asks for them, too
+    if logprobs or type(logprobs) is int or request.parameters.get("top_logprobs"):
+        needed.append("logprobs")
+    if request.choices > 1:
+        needed.append("n")
+    return frozenset(needed)
 
 
 def prompt_bytes_of(request: ChatRequest) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from providers.adapter import ADAPTERS, Target
 from providers.chat_request import ENGINE, LOGPROBS, SAMPLING, TOOLS, ChatRequest, Message, Reasoning
+from providers.means import UNAIDED, Enforcer, Means
 from providers.profiles import CAPABILITIES, DIALECTS, FULL
 from providers.thinking import THINKING_PROMPT
 
@@ -269,6 +270,37 @@ def test_only_engines_take_a_grammar_in_their_own_words() -> None:
     can = {name for name, adapter in ADAPTERS.items() if "structured_outputs" in adapter.capabilities(NOTHING)}
     assert can == {"vllm", "sandbox"}
     assert all(adapter.capabilities(FULL) >= FULL for adapter in ADAPTERS.values())
+
+
+# By what means a request is served
+
+CALLED: Message = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": {"name": "f"}}]}
+WITH_TOOLS = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+MUST_CALL = WITH_TOOLS | {"tool_choice": "required"}
+FORMAT = {"response_format": {"type": "json_object"}}
+BEGUN = '<tool_call>\n{"name":'
+MEANS: list[tuple[ChatRequest, set[str], Means, bool]] = [
+    (chat(), set(), UNAIDED, False),
+    (chat(**WITH_TOOLS), {"tools"}, UNAIDED, False),
+    (chat(**WITH_TOOLS), set(), Means(tools_in_prompt=True), True),
+    (chat(USER, CALLED), set(), Means(tools_in_prompt=True), True),
+    (chat(**MUST_CALL), {"prefix"}, Means(tools_in_prompt=True, opening=BEGUN), True),
+    (chat(**MUST_CALL), {"prefix", "tools"}, UNAIDED, False),
+    (chat(reasoning=ON, **MUST_CALL), {"prefix"}, Means(tools_in_prompt=True), True),
+    (chat(**FORMAT), {"response_format"}, Means(enforcer=Enforcer.PROVIDER), False),
+    (chat(**FORMAT), set(), Means(enforcer=Enforcer.PROMPT), True),
+    (chat(**MUST_CALL, **FORMAT), {"prefix"}, Means(True, Enforcer.PROMPT, BEGUN), True),
+]
+
+
+@pytest.mark.parametrize(("request_", "supports", "means", "emulated"), MEANS)
+def test_by_what_means_an_endpoint_serves_a_request(
+    request_: ChatRequest, supports: set[str], means: Means, emulated: bool
+) -> None:
+    found = ADAPTERS["openai"].means(request_, Target("m", frozenset(supports)))
+    assert (found, found.emulated) == (means, emulated)
+    reader = ADAPTERS["openai"].emulation(request_, found, seed="s")
+    assert (reader is not None) == (found.tools_in_prompt and request_.tools is not None)
 
 
 # Limits and streams

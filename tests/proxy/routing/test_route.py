@@ -10,6 +10,7 @@ import pytest
 from ledger.prices import Price
 from providers.chat_request import ChatRequest
 from providers.events import Failure, FailureKind
+from providers.means import Enforcer, Means
 from proxy.routing.observations import Observation
 from proxy.routing.preferences import NO_PREFERENCES, Preferences
 from proxy.routing.route import Exclusion, Offer, Policy, Route, pick, plan_route
@@ -278,6 +279,22 @@ def test_failures_make_it_dearer() -> None:
 
 def test_what_is_not_measured_is_taken_as_ordinary() -> None:
     assert score() == pytest.approx(score(seen=quick(1.0, 0.03)))
+
+
+def test_a_candidate_keeps_by_what_means_it_serves_the_request() -> None:
+    planned = route([offer("a"), offer("b", supports=[])], request(**TOOLS, **JSON))
+    found = {candidate.endpoint.name: (candidate.means, candidate.reason) for candidate in planned.candidates}
+    assert found == {
+        "a": (Means(enforcer=Enforcer.PROMPT), "not measured yet; schema in its prompt"),
+        "b": (Means(True, Enforcer.PROMPT), "not measured yet; tools and schema in its prompt"),
+    }
+
+
+@pytest.mark.parametrize("roll", [0.0, 0.5, 0.999])
+def test_of_near_equals_those_lead_that_serve_it_themselves(roll: float) -> None:
+    offers = [offer("a", supports=[]), offer("b"), offer("c", supports=[])]
+    assert names(route(offers, request(**TOOLS), rolls=(0.5, roll)))[0] == "b"
+    assert {names(route(offers, rolls=(0.5, chance)))[0] for chance in (0.0, 0.5, 0.999)} == {"a", "b", "c"}
 
 
 def test_the_expected_wait_is_that_of_such_a_prompt() -> None:
