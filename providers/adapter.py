@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 import orjson
 
-from providers.answers.fields import flatten, text_of
+from providers.answers.fields import read_texts
 from providers.answers.reader import AnswerReader
 from providers.chat_request import ENGINE, LOGPROBS, SAMPLING, TOOLS, ChatRequest, Message, Reasoning, text_content
 from providers.formats import prompt as json_prompt
@@ -213,20 +213,15 @@ class Adapter:
 
     def _message(self, message: Message) -> Message:
         """An assistant's message with its earlier thoughts under this dialect's names, and its parts as one text."""
-        content = message.get("content")
-        parts = content if isinstance(content, list) else None
+        parts = content if isinstance(content := message.get("content"), list) else None
         if message["role"] != "assistant" or (parts is None and not any(key in message for key in REASONING_KEYS)):
             return message
         kept = {key: value for key, value in message.items() if key not in REASONING_KEYS}
-        details = message.get("reasoning_details")
-        thoughts = text_of(message.get("reasoning")) or text_of(message.get("reasoning_content"))
         if parts is not None:
             kept["content"] = text_content(parts)
-            thoughts = thoughts or flatten(parts)[0]
-        if not thoughts and type(details) is list:
-            thoughts = flatten(details)[0]
+        thought, _, details = read_texts(message)
         for name in self.dialect.history_fields:
-            if value := details if name == "reasoning_details" else thoughts:
+            if value := details if name == "reasoning_details" else thought:
                 kept[name] = value
         return kept
 
