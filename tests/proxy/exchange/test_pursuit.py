@@ -124,6 +124,7 @@ async def test_of_a_plain_answer_that_breaks_off_nothing_is_kept() -> None:
     assert await talk.run() is None
     assert talk.log == ["ask first", "leave first", "begin again", "ask second"]
     assert (talk.client.text, prefix(talk.asked[1])) == (SENTENCE, None)
+    assert talk.asked[1]["max_tokens"] == 1_000, "nothing of it is part of the answer"
 
 
 async def test_the_request_itself_is_at_fault() -> None:
@@ -291,6 +292,14 @@ async def test_only_those_that_can_continue_are_asked_to() -> None:
     assert talk.client.text == SENTENCE
 
 
+async def test_nobody_is_asked_twice_to_continue() -> None:
+    cannot = candidate("second", supports=["tools"])
+    talk = Talk(None, [cannot], first=[breaks_off("The herald")], second=[], third=[breaks_off(" carries")])
+    error = await talk.run()
+    assert error is not None
+    assert failures(talk) == [("first", "cut"), ("third", "cut")]
+
+
 @pytest.mark.parametrize(
     "how",
     [{"continuation": False}, {"candidates": [candidate("second", supports=["tools"])]}, {"retry_budget": spent()}],
@@ -306,10 +315,11 @@ async def test_else_it_ends_within_the_answer(how: dict[str, Any]) -> None:
 
 async def test_calls_that_are_text_are_read_across_the_seam() -> None:
     places = [candidate(name, means=TOOLS_AS_TEXT, supports=["prefix"]) for name in ("first", "second")]
-    rest = ' now.<tool_call>{"name": "time", "arguments": {}}</tool_call>'
-    talk = Talk(chat(tools=[TOOL]), places, first=[breaks_off("I look")], second=[says(rest)])
+    rest = '_call>{"name": "time", "arguments": {}}</tool_call>'
+    talk = Talk(chat(tools=[TOOL]), places, first=[breaks_off("I look. <tool")], second=[says(rest)])
     assert await talk.run() is None
-    assert (talk.client.text, talk.client.finish_reasons) == ("I look now.", ["tool_calls"])
+    assert prefix(talk.asked[1]) == "I look. <tool"
+    assert (talk.client.text.strip(), talk.client.finish_reasons) == ("I look.", ["tool_calls"])
     calls = [call for delta in talk.client.deltas for call in delta.tool_calls or ()]
     assert "".join(call["function"].get("name") or "" for call in calls) == "time"
     assert "".join(call["function"].get("arguments") or "" for call in calls) == "{}"
@@ -427,6 +437,15 @@ async def test_an_answer_is_whole_although_the_connection_stays_open() -> None:
     assert talk.log[-1] == "leave first"
 
 
+async def test_but_an_open_connection_that_said_nothing_but_its_end_is_left_for_another() -> None:
+    talk = Talk(first=[begins()], second=[says(SENTENCE)])
+    running = await talk.started()
+    talk.upstream.line.says(b"data: [DONE]\n\n")
+    talk.tick(0.6)
+    assert await running is None
+    assert failures(talk) == [("first", "protocol"), ("second", None)]
+
+
 async def test_the_total_timeout_ends_the_answer_wherever_it_is() -> None:
     talk = Talk(first=[begins("The herald")], second=[], limits={"total_timeout_s": 60})
     running = await talk.started()
@@ -517,6 +536,21 @@ async def test_one_whose_bill_does_not_stop_is_heard_to_its_end() -> None:
     assert "leave first" not in talk.log
     [attempt] = talk.reports
     assert (attempt.answered, attempt.usage) == (True, Usage(25, 5))
+
+
+async def test_then_it_is_read_again_although_the_client_had_not_kept_pace() -> None:
+    talk = Talk(None, [candidate("first", provider="nebius")], first=[begins("The herald")])
+    running = await talk.started()
+    talk.client.congested = True
+    talk.upstream.line.says(event({"content": " carries"}))
+    await breathe()
+    running.cancel()
+    await asyncio.wait([running])
+    leaving = asyncio.create_task(talk.pursuit.leave())
+    await breathe()
+    assert not talk.upstream.line.paused
+    talk.upstream.line.ends()
+    await leaving
 
 
 async def test_but_not_for_ever() -> None:

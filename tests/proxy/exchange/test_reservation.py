@@ -278,11 +278,12 @@ async def test_where_nothing_was_tried_all_is_released() -> None:
     assert (settled.upstream_contacted, bought.available_pusd) == (False, USD)
 
 
-async def test_an_endpoint_that_was_not_reached_was_not_contacted() -> None:
+@pytest.mark.parametrize("connected", [True, False])
+async def test_an_endpoint_was_contacted_once_there_was_a_connection(connected: bool) -> None:
     bought = Purchase(USD)
     await bought.reservation.hold()
-    await bought.settle(failed(K.CONNECT, connected=False), failed=True)
-    assert (bought.settled.upstream_contacted, bought.settled.endpoint) == (False, "first")
+    await bought.settle(failed(K.CONNECT, connected=False), failed(K.SERVER_ERROR, connected=connected), failed=True)
+    assert (bought.settled.upstream_contacted, bought.settled.endpoint) == (connected, "first")
 
 
 @pytest.mark.parametrize(("words", "charge_pusd", "flags"), [(25, 101_000, ()), (26, 103_000, ("beyond_hold",))])

@@ -143,6 +143,13 @@ async def test_an_answer_that_is_repaired() -> None:
     assert told.retry_budget.requests == 10 + 0.2 - 1
 
 
+async def test_a_repair_does_not_run_into_a_connection_that_had_been_closed() -> None:
+    told = talk(first=[says(DOES_NOT), says(BETTER)])
+    told.upstream.kept_alive.add("first")
+    assert await told.run() is None
+    assert [attempt.fresh for attempt in told.reports] == [False, True]
+
+
 async def test_where_the_provider_says_that_it_enforces_it_that_is_asked_for_again() -> None:
     told = talk(means=BY_PROVIDER, first=[says(DOES_NOT), says(BETTER)])
     assert await told.run() is None
