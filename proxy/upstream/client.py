@@ -36,7 +36,7 @@ class NoConnection(Exception):
 
 
 class Sink(Protocol):
-    """Who reads a response. After `failed` or `completed` nothing more is said."""
+    """Who reads a response. After `failed` or `completed` comes at most one more `read`."""
 
     def head(self, status: int, headers: dict[str, str]) -> None: ...
     def body(self, chunk: bytes) -> None: ...
@@ -97,7 +97,6 @@ class Connection(asyncio.Protocol):
         "_transport",
         "answered",
         "idle_since_s",
-        "lost",
         "uses",
     )
 
@@ -113,9 +112,13 @@ class Connection(asyncio.Protocol):
         self._reading_head = True
         self._head_bytes = 0
         self.answered = False
-        self.lost = False
         self.uses = 0
         self.idle_since_s = 0.0
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is closed, or about to be."""
+        return self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -165,7 +168,6 @@ class Connection(asyncio.Protocol):
         sink.read()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
         if self in self._pool:
             self._pool.remove(self)
         sink = self._sink
@@ -173,7 +175,7 @@ class Connection(asyncio.Protocol):
             return
         if not self.answered:
             self._fail(FailureKind.NO_RESPONSE, f"the connection ended before a response ({exc or 'closed'})")
-        elif exc is None and self._headers and self._ends_with_connection():
+        elif exc is None and not self._reading_head and self._ends_with_connection():
             self._sink = None
             sink.completed()
         else:
@@ -181,11 +183,17 @@ class Connection(asyncio.Protocol):
 
     # llhttp's callbacks
 
+    def on_message_begin(self) -> None:
+        if self._sink is None:  # more than one response to a request
+            self._transport.abort()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        if status == 101:
+            raise ValueError("another protocol was not asked for")
         if status < 200:
             self._headers = {}
             return
@@ -209,9 +217,9 @@ class Connection(asyncio.Protocol):
         if sink is None or self._parser.get_status_code() < 200:
             self._sink = sink
             return
-        reusable = self._parser.should_keep_alive() and not self.lost
-        sink.completed()
-        if reusable and len(self._pool) < MAX_IDLE_AN_ORIGIN:
+        keep_alive = self._parser.should_keep_alive()
+        sink.completed()  # it may leave the connection
+        if keep_alive and not self.lost and len(self._pool) < MAX_IDLE_AN_ORIGIN:
             self.idle_since_s = self._clock()
             self._pool.append(self)
         else:
