@@ -265,8 +265,13 @@ class Attempt:
             self._take(self._reader.feed(chunk))
 
     def read(self) -> None:
-        if self._outlet.flush():
-            self._attention()
+        try:
+            if self._outlet.flush():
+                self._attention()
+        except Exception:
+            failure = self._blame_us()
+            self.end(failure)
+            self._failure = failure  # also of an answer that had come to its end
 
     def completed(self) -> None:
         if self.ended:
