@@ -145,7 +145,7 @@ class StreamOutlet:
         await response.prepare(self._request)
         held = b"".join(self._held)
         self._held, self._held_bytes = [], 0
-        # With this goes the head. It is too little for aiohttp to wait for the client: that is the owner's affair.
+        # It is too little for aiohttp to wait for the client: that is the owner's affair.
         await response.write(held[:FIRST_WRITE_BYTES])
         self._response = response
         self.wanted = False
