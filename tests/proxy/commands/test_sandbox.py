@@ -56,7 +56,7 @@ class Running:
 
     def interrupt(self):
         self.process.send_signal(signal.SIGINT)
-        _, errors = self.process.communicate(timeout=5)
+        _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
 
@@ -64,7 +64,7 @@ def ask(base_url, key=None):
     body = {"model": "Hermes-4-405B", "messages": [{"role": "user", "content": "Hello"}]}
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
     request = urllib.request.Request(f"{base_url}/chat/completions", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=5) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return json.load(response)["choices"][0]
 
 
