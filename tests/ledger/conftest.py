@@ -139,7 +139,7 @@ class Books:
     async def request(self, request_id: UUID) -> asyncpg.Record:
         return await self.owner.fetchrow("SELECT * FROM request WHERE id = $1", request_id)
 
-    async def eventually(self, ask: Callable[[], Awaitable[Any]], wanted: Any, timeout_s: float = 5.0) -> None:
+    async def eventually(self, ask: Callable[[], Awaitable[Any]], wanted: Any, timeout_s: float = 30.0) -> None:
         """Wait until `ask` answers `wanted`."""
         deadline_s = time.monotonic() + timeout_s
         while (found := await ask()) != wanted:
@@ -181,8 +181,9 @@ def empty_database_url(server: Any) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def _checkpoints_are_written_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def _what_recurs_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ledger.journal.store.CHECKPOINT_INTERVAL_S", 0.02)
+    monkeypatch.setattr("ledger.journal.store.WATCH_INTERVAL_S", 0.1)
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ over the books of the house must be in order, whatever happened to it.
 import asyncio
 import random
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -35,7 +37,7 @@ from proxy.serving.app import Service, open_service, serving
 SECRET_KEY = b"0123456789abcdef"
 MODEL = "NousResearch/Hermes-4-405B"
 HELLO = "Hello there"
-SETTLED_WITHIN_S = 10.0
+SETTLED_WITHIN_S = 30.0
 PRICE = ("1.00", "3.00")  # USD a million tokens
 
 Places = Mapping[str, Mapping[str, Any]]
@@ -220,6 +222,15 @@ class House:
             while not true():  # noqa: ASYNC110 (whatever it is, it knows no event)
                 await asyncio.sleep(0.01)
 
+    async def blocked(self) -> None:
+        """Wait until somebody waits for a lock that the transaction on `db` holds."""
+        waits = (
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))"
+        )
+        async with asyncio.timeout(SETTLED_WITHIN_S):
+            while not await self.db.fetchval(waits):  # noqa: ASYNC110 (Postgres tells nobody)
+                await asyncio.sleep(0.01)
+
     async def only_request(self) -> asyncpg.Record:
         """The one request that was made since the last time this was asked."""
         self.seen += 1
@@ -372,6 +383,20 @@ async def open_house(database_url: str, wire: Wire) -> AsyncIterator[OpenHouse]:
 async def house(open_house: OpenHouse) -> House:
     """Two endpoints of vLLM's dialect, tried in this order."""
     return await open_house()
+
+
+@pytest.fixture(autouse=True)
+def _what_recurs_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ledger.journal.store.WATCH_INTERVAL_S", 0.1)
+    monkeypatch.setattr("proxy.entry.silent_clients.LOOK_S", 0.05)
+
+
+trusting = cache(ssl.create_default_context)  # reading the certificates takes longer than anything else in a house
+
+
+@pytest.fixture(autouse=True)
+def _certificates_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssl, "create_default_context", trusting)
 
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,12 +17,13 @@ from ledger.accounts.price_list import set_markup
 from ledger.accounts.tenants import set_tenant
 from ledger.billing import Ending, Tokens, bill
 from ledger.errors import HoldRefused, NotMigrated, Refused, SettlementRefused
-from ledger.journal.store import Store
+from ledger.journal.store import WATCH_INTERVAL_S, Store
 from ledger.journal.writes import HoldOutcome
 from ledger.keys import digest
 
 USD = 10**12
 CHARGE_PUSD = 160_000_000  # of the usual delivery
+SLACK = timedelta(seconds=5)  # of a slow machine
 
 
 async def test_a_hold_is_reserved_and_a_settlement_takes_its_charge_and_gives_back_the_rest(
@@ -220,6 +221,7 @@ async def test_closing_writes_what_is_queued(books: Any) -> None:
 
 
 async def test_a_key_is_known_by_its_digest_and_a_change_of_it_within_a_second(books: Any, store: Store) -> None:
+    assert WATCH_INTERVAL_S < 1
     acme = await books.customer(jurisdictions=["EU"], key={"rpm": 5, "expires_at": datetime(2030, 1, 1, tzinfo=UTC)})
     known = digest(acme.key, b"the tests' secret key")
     record = await store.find_key(known)
@@ -239,7 +241,7 @@ async def test_a_key_is_known_by_its_digest_and_a_change_of_it_within_a_second(b
         assert not await look()
         async with administration(books.url) as db:
             await change(db)
-        await books.eventually(look, True, timeout_s=1.0)
+        await books.eventually(look, True)
 
 
 async def test_prices_and_plans_are_followed(books: Any, store: Store) -> None:
@@ -255,11 +257,12 @@ async def test_prices_and_plans_are_followed(books: Any, store: Store) -> None:
         price = store.prices.tenant_price("gold", "chutes", store.instant())
         return price and (price.input_pusd, price.output_pusd, price.cached_input_pusd)
 
-    await books.eventually(marked_up, (750_000, 1_500_000, 75_000), timeout_s=1.0)
+    await books.eventually(marked_up, (750_000, 1_500_000, 75_000))
 
 
 async def test_the_clock_is_the_databases(store: Store) -> None:
-    assert abs((await store.now() - store.instant()).total_seconds()) < 0.5
+    before, now, after = store.instant(), await store.now(), store.instant()
+    assert before - SLACK < now < after + SLACK
 
 
 async def test_a_database_that_is_not_migrated_is_refused(empty_database_url: str) -> None:

@@ -101,7 +101,7 @@ async def test_without_an_id_or_a_key(house: Any) -> None:
 
 
 async def test_a_request_that_still_runs_is_not_settled_yet(open_house: Any) -> None:
-    house = await open_house({"slow": {"sandbox": {"script": Script(interval_s=0.05)}}})
+    house = await open_house({"slow": {"sandbox": {"script": Script(interval_s=0.03)}}})
     async with house.post(house.body(stream=True)) as response:
         line = await response.content.readline()
         status, body = await get(house, f"/v1/generations/{orjson.loads(line[6:])['id']}")

@@ -1,6 +1,5 @@
 """The model and its endpoints, as a tenant may see them."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,6 @@ from ledger.accounts.administration import administration
 from ledger.accounts.api_keys import create_key
 from ledger.accounts.price_list import set_price
 from ledger.accounts.tenants import create_tenant
-from ledger.journal.store import WATCH_INTERVAL_S
 from ledger.money import parse_price
 from proxy.sandbox.script import Script
 
@@ -85,7 +83,7 @@ async def test_a_tenant_sees_its_own_prices_and_jurisdictions(open_house: Any) -
         )
         await create_tenant(db, "european", actor="test", plan="gold", jurisdictions=["EU"])
         _, key = await create_key(db, "european", SECRET_KEY, actor="test")
-    await asyncio.sleep(WATCH_INTERVAL_S * 2)  # until the process has seen the plan
+    await house.until(lambda: house.store.prices.tenant_price("gold", "here", house.store.instant()))
     (only,) = (await get(house, f"/v1/models/{MODEL}/endpoints", key))[1]["data"]["endpoints"]
     assert only["name"] == "here"
     assert only["pricing"] == {"prompt": "0.000002", "completion": "0.000005", "input_cache_read": "0.0000005"}

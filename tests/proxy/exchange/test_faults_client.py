@@ -79,10 +79,10 @@ async def test_a_body_that_does_not_come_is_a_408(open_house, sent):
     house = await open_house(body_timeout_s=0.3)
     reader, writer = await house.raw()
     writer.write(house.request_bytes(sent, "content-length: 5000"))
-    status, headers, body = await asyncio.wait_for(read_response(reader), 2)
+    status, headers, body = await asyncio.wait_for(read_response(reader), 30)
     assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout")
     assert headers["connection"] == "close"
-    assert await asyncio.wait_for(reader.read(), 2) == b""
+    assert await asyncio.wait_for(reader.read(), 30) == b""
     writer.close()
     assert (await house.chat()).status == 200
     await house.settled(1)
@@ -99,9 +99,10 @@ async def test_a_body_of_a_byte_now_and_then_is_a_408(open_house):
             await asyncio.sleep(0.05)
 
     dribbling = asyncio.create_task(dribble())
-    status, _, _ = await asyncio.wait_for(read_response(reader), 2)
+    status, _, _ = await asyncio.wait_for(read_response(reader), 30)
     assert status == 408
-    assert await asyncio.wait_for(reader.read(), 2) == b"", "it does not go on for as long as bytes come"
+    with suppress(ConnectionResetError):  # which is what sending into a closed connection may bring
+        assert await asyncio.wait_for(reader.read(), 30) == b"", "it does not go on for as long as bytes come"
     dribbling.cancel()
     writer.close()
 
@@ -112,7 +113,7 @@ async def test_headers_that_never_end_are_a_408(open_house):
     async def begin(sent):
         reader, writer = await house.raw()
         writer.write(sent)
-        answer = await asyncio.wait_for(reader.read(), 3)
+        answer = await asyncio.wait_for(reader.read(), 30)
         writer.close()
         return answer
 
@@ -122,14 +123,14 @@ async def test_headers_that_never_end_are_a_408(open_house):
 
 
 async def test_a_connection_between_two_requests_is_not_taken_for_a_silent_one(open_house):
-    house = await open_house(header_timeout_s=0.2)
+    house = await open_house(header_timeout_s=0.3)
     assert (await house.chat()).status == 200
-    await asyncio.sleep(1.2)
+    await asyncio.sleep(0.5)
     reader, writer = await house.raw()
     for _ in range(2):
         writer.write(house.request_bytes(house.body()))
         assert (await read_response(reader))[0] == 200
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.5)
     writer.close()
 
 
@@ -143,16 +144,15 @@ async def test_a_client_that_reads_slowly_slows_the_endpoint_down(open_house):
     reader, writer = await stream_begun(house, receive_bytes=4_096, max_tokens=9_000)
     (asked,) = house.asked("first")
     player = next(iter(house["first"].connections))._player
+    (exchange,) = house.service.running.exchanges
     before = -1
-    while player.tokens != before:  # until nothing moves any more
+    while not exchange.reply.waits_for_client or player.tokens != before:  # until nothing moves any more
         before = player.tokens
         await asyncio.sleep(0.2)
     assert player.tokens < 7_000
-    (exchange,) = house.service.running.exchanges
-    assert exchange.reply.waits_for_client
     assert exchange.reply.outlet._request.transport.get_write_buffer_size() < 2 << 20
     received = 0
-    while data := await asyncio.wait_for(reader.read(1 << 20), 5):
+    while data := await asyncio.wait_for(reader.read(1 << 20), 30):
         received += len(data)
         if data.endswith(b"[DONE]\n\n\r\n0\r\n\r\n"):
             break
@@ -193,7 +193,7 @@ async def test_a_client_that_does_not_take_the_end_is_closed(open_house, upstrea
     await reader.read(1)
     await house.until(lambda: not house.service.running.exchanges)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        await asyncio.wait_for(reader.readexactly(1 << 30), 5)
+        await asyncio.wait_for(reader.readexactly(1 << 30), 30)
     writer.close()
     row = await house.only_request()
     assert (row["state"], row["completion_tokens"]) == ("completed", 20)
@@ -208,8 +208,8 @@ async def test_a_client_that_leaves_mid_stream_stops_the_engine(house):
     leave(writer)
     row = await house.only_request()
     (asked,) = house.asked("first")
-    await asyncio.wait_for(asked.over.wait(), 2)
-    assert (asked.client_left, asked.tokens < 100) == (True, True)
+    await asyncio.wait_for(asked.over.wait(), 30)
+    assert (asked.client_left, asked.tokens < 500) == (True, True)
     assert row["state"] == "client_left"
     assert 5 <= row["completion_tokens"] <= asked.tokens
     assert (row["usage_source"], row["flags"]) == ("continuous", [])
@@ -239,7 +239,7 @@ async def test_draining_is_bounded(open_house):
     assert (row["state"], row["usage_source"], row["flags"]) == ("client_left", "counted", ["usage_missing"])
     assert row["completion_tokens"] == count_text("This is the Caduceus sandbox")
     assert row["charge_pusd"] == due(row)
-    await asyncio.wait_for(house.asked("first")[0].over.wait(), 2)
+    await asyncio.wait_for(house.asked("first")[0].over.wait(), 30)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -251,7 +251,7 @@ async def test_a_client_that_leaves_before_the_first_byte_pays_the_prompt(house,
     await house.until(lambda: house.asked("first"))
     leave(writer)
     row = await house.only_request()
-    await asyncio.wait_for(house.asked("first")[0].over.wait(), 2)
+    await asyncio.wait_for(house.asked("first")[0].over.wait(), 30)
     assert house.asked("first")[0].client_left
     assert (row["state"], row["prompt_tokens"], row["completion_tokens"]) == ("client_left", HELLO_TOKENS, 0)
     assert row["charge_pusd"] == due(row)
@@ -267,7 +267,7 @@ async def test_a_client_that_leaves_a_plain_request_stops_the_engine_too(house):
     await house.until(lambda: house.attempts()[-1].reading.pieces > 3)
     leave(writer)
     row = await house.only_request()
-    await asyncio.wait_for(house.asked("first")[0].over.wait(), 2)
+    await asyncio.wait_for(house.asked("first")[0].over.wait(), 30)
     assert row["state"] == "client_left"
     assert 3 < row["completion_tokens"] <= house.asked("first")[0].tokens < 500
     assert row["charge_pusd"] == due(row)
@@ -275,7 +275,7 @@ async def test_a_client_that_leaves_a_plain_request_stops_the_engine_too(house):
 
 async def test_a_client_that_leaves_while_we_connect_pays_nothing(open_house, upstream):
     async def silent(reader, writer):
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
 
     base_url = (await upstream(silent)).replace("http:", "https:")  # a handshake that nobody answers
     house = await open_house({"first": {"base_url": base_url}})
@@ -296,7 +296,7 @@ async def test_a_client_that_leaves_while_the_endpoint_refuses_pays_nothing(open
         writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 100\r\n\r\n")
         await writer.drain()
         refusing.set()
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
 
     house = await open_house({"first": {"base_url": await upstream(refuse)}})
     _, writer = await house.raw()
@@ -315,7 +315,7 @@ async def test_a_client_that_leaves_while_its_money_is_being_held_has_nothing_he
     _, writer = await house.raw()
     writer.write(house.request_bytes(house.body(stream=True)))
     await house.until(lambda: house.service.running.exchanges)
-    await asyncio.sleep(0.1)
+    await house.blocked()
     leave(writer)
     await house.until(lambda: not house.service.running.exchanges)
     await transaction.rollback()
@@ -335,7 +335,7 @@ async def test_a_client_that_leaves_during_its_settlement_is_charged_once(open_h
     await house.db.execute("LOCK TABLE account IN SHARE MODE")
     gate.set()
     await house.until(lambda: not exchange.reservation.open)
-    await asyncio.sleep(0.1)
+    await house.blocked()
     leave(writer)
     await house.until(lambda: not house.service.running.exchanges)
     await transaction.rollback()
@@ -352,7 +352,7 @@ async def test_a_client_that_leaves_while_its_tokens_are_counted_is_charged_once
     (exchange,) = house.service.running.exchanges
     free = threading.Event()
     loop = asyncio.get_running_loop()
-    busy = [loop.run_in_executor(None, free.wait, 10) for _ in range(40)]
+    busy = [loop.run_in_executor(None, free.wait, 60) for _ in range(40)]
     gate.set()
     await house.until(lambda: not exchange.reservation.open)
     leave(writer)
@@ -369,16 +369,27 @@ async def test_many_clients_that_leave_at_any_moment(house):
     """At whatever instant: one terminal state each, and nobody pays more than the whole answer."""
     house["first"].script = Script(first_token_s=0.05, interval_s=0.01, tokens=10)
 
-    async def come_and_go(delay_s):
-        _, writer = await house.raw()
+    async def come_and_go(stay):
+        reader, writer = await house.raw()
         writer.write(house.request_bytes(house.body(stream=True)))
-        await asyncio.sleep(delay_s)
+        await stay(reader)
         leave(writer)
 
-    await asyncio.gather(*(come_and_go(i * 0.006) for i in range(40)))
+    def for_a_while(number):
+        return lambda reader: asyncio.sleep(number * 0.006)
+
+    def for_some_events(number):
+        async def listen(reader):
+            for _ in range(number):
+                await reader.readuntil(b"data: ")
+
+        return listen
+
+    stays = [*map(for_a_while, range(40)), *map(for_some_events, range(1, 11))]
+    await asyncio.gather(*map(come_and_go, stays))
     await house.until(lambda: not house.service.running.exchanges and not house.service.running.tasks)
     rows = await house.settled()
-    assert 0 < len(rows) <= 40
+    assert 10 <= len(rows) <= 50
     assert {row["state"] for row in rows} <= {"client_left", "completed"}
     whole = HELLO_TOKENS * INPUT_PUSD + 10 * OUTPUT_PUSD
     assert all(row["charge_pusd"] == due(row) <= whole for row in rows)
@@ -433,9 +444,9 @@ async def test_odd_characters_are_text(house):
 async def test_a_body_of_100_mb_is_a_413_before_it_is_read(house):
     reader, writer = await house.raw()
     writer.write(house.request_bytes(b'{"model": "', "content-length: 104857600"))
-    status, _, body = await asyncio.wait_for(read_response(reader), 2)
+    status, _, body = await asyncio.wait_for(read_response(reader), 30)
     assert (status, json.loads(body)["error"]["code"]) == (413, "request_too_large")
-    assert await asyncio.wait_for(reader.read(), 2) == b""
+    assert await asyncio.wait_for(reader.read(), 30) == b""
     writer.close()
 
 
@@ -450,10 +461,10 @@ async def test_a_body_without_a_length_is_a_413_when_it_grows_too_large(house):
             await asyncio.sleep(0.001)
 
     pouring = asyncio.create_task(pour())
-    status, _, _ = await asyncio.wait_for(read_response(reader), 5)
+    status, _, _ = await asyncio.wait_for(read_response(reader), 30)
     assert status == 413
     with pytest.raises(ConnectionError):
-        await asyncio.wait_for(pouring, 3)
+        await asyncio.wait_for(pouring, 30)
     writer.close()
 
 
@@ -488,7 +499,7 @@ async def test_headers_that_make_no_sense_are_a_400(house):
     for what, headers in BAD_HEADERS.items():
         reader, writer = await house.raw()
         writer.write(house.request_bytes(b"", *headers))
-        answer = await asyncio.wait_for(reader.read(), 3)
+        answer = await asyncio.wait_for(reader.read(), 30)
         assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), (what, answer[:200])
         writer.close()
     assert (await house.chat()).status == 200
@@ -499,7 +510,7 @@ async def test_headers_that_make_no_sense_are_a_400(house):
 async def test_a_key_of_any_bytes_is_a_401(house, name, key):
     reader, writer = await house.raw()
     writer.write(b"GET /v1/key HTTP/1.1\r\nhost: test\r\nconnection: close\r\n" + name.encode() + key + b"\r\n\r\n")
-    answer = await asyncio.wait_for(reader.read(), 3)
+    answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     assert answer.startswith(b"HTTP/1.1 401 "), answer[:200]
     assert b'"code":"invalid_api_key"' in answer
@@ -527,7 +538,7 @@ async def test_a_target_that_makes_no_sense_is_a_400_or_a_404(house):
         reader, writer = await house.raw()
         head = f"GET {target} HTTP/1.1\r\nhost: test\r\nconnection: close\r\nauthorization: Bearer {house.key}\r\n\r\n"
         writer.write(head.encode())
-        answer = await asyncio.wait_for(reader.read(), 3)
+        answer = await asyncio.wait_for(reader.read(), 30)
         writer.close()
         assert answer.split(b" ")[1] in (b"400", b"404"), (target, answer[:200])
 
@@ -537,7 +548,7 @@ async def test_what_is_not_http_harms_nobody(open_house):
     for sent in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\r\n" * 9):
         reader, writer = await house.raw()
         writer.write(sent)
-        assert b" 200 " not in await asyncio.wait_for(reader.read(), 3)
+        assert b" 200 " not in await asyncio.wait_for(reader.read(), 30)
         writer.close()
     assert (await house.chat()).status == 200
 
@@ -549,7 +560,7 @@ async def test_a_client_of_http_1_0_gets_a_stream_that_ends_with_its_connection(
     reader, writer = await house.raw()
     writer.write(house.request_bytes(house.body(stream=True), version="1.0"))
     head = await reader.readuntil(b"\r\n\r\n")
-    body = await asyncio.wait_for(reader.read(), 3)
+    body = await asyncio.wait_for(reader.read(), 30)
     assert b"200 OK" in head
     assert b"chunked" not in head.lower()
     assert body.startswith(b"data: {")
@@ -562,7 +573,7 @@ async def test_requests_that_come_all_at_once_are_answered_one_after_the_other(h
     reader, writer = await house.raw()
     writer.write(b"".join(house.request_bytes(house.body(text)) for text in ("one", "two", "three")))
     for text in ("one", "two", "three"):
-        status, _, body = await asyncio.wait_for(read_response(reader), 3)
+        status, _, body = await asyncio.wait_for(read_response(reader), 30)
         assert status == 200
         assert f"You said: {text}" in json.loads(body)["choices"][0]["message"]["content"]
     writer.close()
@@ -573,7 +584,7 @@ async def test_streams_that_are_asked_for_all_at_once_do_not_mix(house):
     reader, writer = await house.raw()
     writer.write(b"".join(house.request_bytes(house.body(text, stream=True)) for text in ("one", "two")))
     for text in ("one", "two"):
-        whole = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 3)
+        whole = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 30)
         assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
         assert whole.count(b"[DONE]") == 1
         assert whole.count(f'" {text}"'.encode()) == 1
@@ -629,15 +640,15 @@ async def test_a_server_that_stops_lets_running_answers_end_and_takes_no_new_one
     stopping = asyncio.create_task(house.stop())
     await house.until(lambda: house.service.running.draining)
     idle.write(house.request_bytes(house.body()))
-    status, headers, body = await asyncio.wait_for(read_response(idle_reader), 2)
+    status, headers, body = await asyncio.wait_for(read_response(idle_reader), 30)
     assert (status, json.loads(body)["error"]["code"]) == (503, "draining")
     assert (headers["retry-after"], headers["connection"]) == ("1", "close")
     with pytest.raises(ConnectionRefusedError):
         await house.raw()
     assert not stopping.done()
     gate.set()
-    assert b" two" in await asyncio.wait_for(reader.readuntil(b"[DONE]"), 2)
-    await asyncio.wait_for(stopping, 3)
+    assert b" two" in await asyncio.wait_for(reader.readuntil(b"[DONE]"), 30)
+    await asyncio.wait_for(stopping, 30)
     for one in (idle, writer):
         one.close()
     assert (await house.only_request())["state"] == "completed"
@@ -651,7 +662,7 @@ async def test_an_answer_that_outlasts_the_grace_period_is_cut_and_charged_as_fa
     house = await open_house({"first": {"base_url": await upstream(serve)}}, drain_s=0.2)
     reader, writer = await stream_begun(house, until=b'"content":"' if began else None)
     await house.until(house.attempts)
-    await asyncio.wait_for(house.stop(), 5)
+    await asyncio.wait_for(house.stop(), 30)
     assert b"[DONE]" not in await reader.read()
     writer.close()
     row = await house.only_request()
@@ -679,13 +690,13 @@ async def test_a_ledger_connection_that_dies_while_a_request_runs_costs_nobody_a
     house = await open_house({"first": {"base_url": await upstream(serve)}})
     reader, writer = await stream_begun(house)
     gate.set()
-    await asyncio.wait_for(reader.readuntil(b"[DONE]"), 5)
+    await asyncio.wait_for(reader.readuntil(b"[DONE]"), 30)
     gate.clear()
     writer.close()
     reader, writer = await stream_begun(house)
     assert await house.db.fetchval(BACKENDS) > 0
     gate.set()
-    await asyncio.wait_for(reader.readuntil(b"[DONE]"), 5)
+    await asyncio.wait_for(reader.readuntil(b"[DONE]"), 30)
     writer.close()
     rows = await house.settled(2)
     assert [(row["state"], row["completion_tokens"]) for row in rows] == [("completed", 2)] * 2
@@ -696,9 +707,13 @@ async def test_ledger_connections_that_die_under_load_settle_every_request_once(
     house["first"].script = Script(interval_s=0.01, tokens=20)
 
     async def kill():
+        """Again and again, as soon as something more was held or settled."""
+        done = "SELECT (SELECT count(*) FROM hold) + 2 * (SELECT count(*) FROM request)"
         while True:
+            before = await house.db.fetchval(done)
             await house.db.execute(BACKENDS)
-            await asyncio.sleep(0.06)
+            while await house.db.fetchval(done) == before:  # noqa: ASYNC110 (Postgres tells nobody)
+                await asyncio.sleep(0.02)
 
     killing = asyncio.create_task(kill())
     answers = await asyncio.gather(*(house.stream() for _ in range(30)))
@@ -718,13 +733,13 @@ async def test_while_postgres_is_away_running_answers_wait_for_it_and_new_ones_a
     reader, writer = await stream_begun(house)
     wire.cut()
     gate.set()
-    assert b" two" in await asyncio.wait_for(reader.readuntil(b'"stop"'), 5)
+    assert b" two" in await asyncio.wait_for(reader.readuntil(b'"stop"'), 30)
     await house.until(lambda: not house.store.healthy)
     answer = await house.chat()
     assert (answer.status, answer.error["code"]) == (503, "ledger_unavailable")
     assert int(answer.headers["retry-after"]) >= 1
     await wire.mend()
-    assert b"[DONE]" in await asyncio.wait_for(reader.readuntil(b"[DONE]"), 5)
+    assert b"[DONE]" in await asyncio.wait_for(reader.readuntil(b"[DONE]"), 30)
     writer.close()
     await house.until(lambda: house.store.healthy)
     assert (await house.chat()).status == 200
@@ -770,7 +785,7 @@ async def test_without_file_descriptors_it_is_a_503_and_nobodys_fault(house, exh
     with exhausted():
         for stream in (True, False):
             writer.write(house.request_bytes(house.body(stream=stream)))
-            status, headers, body = await asyncio.wait_for(read_response(reader), 5)
+            status, headers, body = await asyncio.wait_for(read_response(reader), 30)
             assert (status, json.loads(body)["error"]["code"]) == (503, "no_endpoint_available")
             assert headers["retry-after"] == "1"
     for name in house.places:

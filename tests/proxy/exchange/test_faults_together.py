@@ -86,6 +86,7 @@ async def act(house, dice, number):
 async def test_a_bad_day(open_house, seed):
     dice = random.Random(seed)
     house = await open_house(PLACES, **LIMITS)
+    began_s = asyncio.get_running_loop().time()
     assert (await house.chat()).status == 200
 
     async def lose_connections():
@@ -110,13 +111,14 @@ async def test_a_bad_day(open_house, seed):
             assert answer.text.count("This is the Caduceus sandbox") == 1
             assert row["state"] == "completed"
         else:
-            assert answer.error["code"] in ("upstream_failed", "upstream_timeout"), answer.raw
+            assert answer.error["code"] in ("upstream_failed", "upstream_timeout", "upstream_rate_limited"), answer.raw
             assert row["state"] in ("cut", "failed")
         if answer.usage:
             assert round(answer.usage["cost"] * 1e12) == row["charge_pusd"], "what is shown is what is charged"
             assert answer.usage["completion_tokens"] == row["completion_tokens"]
     asked = sum(len(house.asked(name)) for name in PLACES)
-    assert asked <= 1.2 * (REQUESTS + 1) + 20 + sum(len(json.loads(row["attempts"])) > 3 for row in rows.values())
+    budget = 1.2 * (REQUESTS + 1) + 20 + asyncio.get_running_loop().time() - began_s
+    assert asked <= budget + sum(len(json.loads(row["attempts"])) > 3 for row in rows.values())
     for name in PLACES:
         assert house.service.observations[name].in_flight == 0
     house.forget()

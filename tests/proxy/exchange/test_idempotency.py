@@ -198,7 +198,7 @@ async def test_a_client_that_leaves_before_anything_is_held_claims_nothing(house
     _, writer = await house.raw()
     writer.write(house.request_bytes(house.body(), "idempotency-key: order 66"))
     await house.until(lambda: house.service.running.exchanges)
-    await asyncio.sleep(0.1)
+    await house.blocked()
     writer.transport.abort()
     await house.until(lambda: not house.service.running.exchanges)
     await transaction.rollback()
@@ -221,10 +221,13 @@ async def test_a_client_that_does_not_take_its_replay_is_dropped(open_house):
     body = house.body(max_tokens=8_000)
     first = await house.send(body, **HEADERS)
     assert len(first.raw) > 6_000_000
+    connections = house.service.silent_clients._heard
+    others = len(connections)
     reader, writer = await house.raw(receive_bytes=4_096)
     writer.write(house.request_bytes(body, "idempotency-key: order 66"))
-    await asyncio.sleep(1.0)
-    got = await asyncio.wait_for(reader.read(), 5)
+    await house.until(lambda: len(connections) > others)
+    await house.until(lambda: len(connections) == others)
+    got = await asyncio.wait_for(reader.read(), 30)
     assert got.startswith(b"HTTP/1.1 200 ")
     assert len(got) < 6_000_000
     writer.close()

@@ -244,9 +244,9 @@ async def test_what_is_not_json_is_a_400(client):
 
 
 async def test_the_metrics_say_what_was_done(client):
-    async with Sandbox("vllm", script=Script(interval_s=0.02, tokens=10)) as sandbox:
+    async with Sandbox("vllm", script=Script(interval_s=0.1, tokens=10)) as sandbox:
         task = asyncio.create_task(exchange(client, sandbox, HELLO))
-        await asyncio.sleep(0.06)
+        await until(lambda: sandbox.counters.running)
         during = await metrics(client, sandbox)
         await task
         await exchange(client, sandbox, HELLO | {"max_tokens": 2})
@@ -260,14 +260,16 @@ async def test_the_metrics_say_what_was_done(client):
 
 
 async def test_with_slots_the_others_wait(client):
-    async with Sandbox("vllm", slots=1, script=Script(interval_s=0.01, tokens=8)) as sandbox:
-        tasks = [asyncio.create_task(exchange(client, sandbox, HELLO)) for _ in range(3)]
-        await asyncio.sleep(0.04)
+    async with Sandbox("vllm", slots=1, script=Script(tokens=8)) as sandbox:
+        sandbox.scripts.append(Script(interval_s=0.2, tokens=8))
+        counters, tasks = sandbox.counters, []
+        for number in range(3):  # one after the other, and the first one takes its time
+            tasks.append(asyncio.create_task(exchange(client, sandbox, HELLO)))
+            await until(lambda number=number: (counters.running, counters.waiting) == (1, number))
         during = await metrics(client, sandbox)
         assert (during["vllm:num_requests_running"], during["vllm:num_requests_waiting"]) == (1, 2)
         tasks[2].cancel()
-        await asyncio.sleep(0.02)
-        assert sandbox.counters.waiting == 1
+        await until(lambda: sandbox.counters.waiting == 1)
         assert [status for status, _ in await asyncio.gather(*tasks[:2])] == [200, 200]
         assert (sandbox.counters.running, sandbox.counters.waiting) == (0, 0)
         assert [received.client_left for received in sandbox.requests if received.method == "POST"] == [
@@ -305,8 +307,15 @@ async def test_the_connection_ends_when_it_should(sent, answered):
         port = int(sandbox.base_url.split(":")[2].split("/")[0])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
-        assert (await asyncio.wait_for(reader.read(), 1)).startswith(answered)
+        assert (await asyncio.wait_for(reader.read(), 30)).startswith(answered)
         writer.close()
+
+
+async def until(true):
+    """Wait for something to be so."""
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110 (whatever it is, it knows no event)
+            await asyncio.sleep(0.01)
 
 
 def chunks(text):

@@ -14,6 +14,8 @@ from proxy.sandbox.server import Sandbox
 BODY = {"model": "Hermes-4-405B", "messages": [{"role": "user", "content": "Hello"}]}
 STREAMED = BODY | {"stream": True, "stream_options": {"include_usage": True}}
 SHORT = {"text": "one two three four five"}
+SILENCE_S = 0.5
+WHOLE = b"0\r\n\r\n"  # ends a chunked body
 
 
 @pytest.fixture
@@ -66,11 +68,11 @@ class Raw:
         request = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{head}content-length: {len(content)}\r\n\r\n"
         self.writer.write(request.encode() + content)
 
-    async def until_end(self):
-        """All bytes, and "FIN", "RST" or "silence"."""
+    async def until_end(self, silence_s=30):
+        """All bytes, and "FIN", "RST" or "silence": nothing came for so long."""
         got = b""
         try:
-            while data := await asyncio.wait_for(self.reader.read(65_536), 0.15):
+            while data := await asyncio.wait_for(self.reader.read(65_536), silence_s):
                 got += data
         except ConnectionResetError:
             return got, "RST"
@@ -82,7 +84,7 @@ class Raw:
 async def raw_answer(script, body=STREAMED):
     async with Sandbox(script=script) as sandbox, Raw(sandbox) as raw:
         await raw.ask(body)
-        got, end = await raw.until_end()
+        got, end = await raw.until_end(SILENCE_S if "hang" in (script.fault or "") else 30)
         return got, end, sandbox.requests[-1] if sandbox.requests else None
 
 
@@ -180,8 +182,8 @@ async def test_slow_headers_come_byte_by_byte():
         assert first == b"H"
         head = first + await raw.reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-        rest, _ = await raw.until_end()
-    assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        rest = await raw.reader.readuntil(WHOLE)
+    assert rest.endswith(b"data: [DONE]\n\n\r\n" + WHOLE)
 
 
 async def test_ends_without_done(client):
@@ -295,9 +297,8 @@ async def test_the_content_filter_stops_an_answer(client):
 async def test_a_stale_connection_is_reset_when_it_is_used_again():
     async with Sandbox(script=Script(fault="stale_keepalive", **SHORT)) as sandbox, Raw(sandbox) as raw:
         await raw.ask()
-        got, end = await raw.until_end()
-        assert got.endswith(b"0\r\n\r\n")
-        assert end == "silence"
+        await raw.reader.readuntil(WHOLE)
+        assert await raw.until_end(SILENCE_S) == (b"", "silence")
         await raw.ask()
         assert await raw.until_end() == (b"", "RST")
         assert len(sandbox.requests) == 1
@@ -404,15 +405,16 @@ async def test_the_pace_is_kept(client):
         for body in (BODY, STREAMED):
             began = time.perf_counter()
             await streamed(client, sandbox, body)
-            assert 0.07 <= time.perf_counter() - began < 0.5
+            assert 0.07 <= time.perf_counter() - began < 10
 
 
 async def test_headers_do_not_wait_for_the_first_token(client):
-    async with Sandbox(script=Script(first_token_s=0.2)) as sandbox:
-        began = time.perf_counter()
-        async with client.post(url(sandbox), json=STREAMED) as response:
-            assert response.status == 200
-            assert time.perf_counter() - began < 0.15
+    async with (
+        Sandbox(script=Script(first_token_s=60)) as sandbox,
+        asyncio.timeout(30),
+        client.post(url(sandbox), json=STREAMED) as response,
+    ):
+        assert response.status == 200
 
 
 @pytest.mark.parametrize("body", [BODY, STREAMED])
@@ -420,13 +422,14 @@ async def test_a_client_that_leaves_stops_the_generation(body):
     async with Sandbox(script=Script(interval_s=0.01, tokens=1_000)) as sandbox:
         async with Raw(sandbox) as raw:
             await raw.ask(body)
-            await asyncio.sleep(0.06)
+            while not any(one._player and one._player.tokens > 1 for one in sandbox.connections):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         (received,) = sandbox.requests
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             await received.over.wait()
         assert received.client_left
         assert not received.finished
-        assert 2 <= received.tokens < 100
+        assert 2 <= received.tokens < 1_000
         seen = received.tokens
         await asyncio.sleep(0.03)
         assert received.tokens == seen == sandbox.counters.generation_tokens
@@ -470,12 +473,14 @@ async def written_bytes(sandbox):
 
 @pytest.mark.parametrize("split_bytes", [1, 7, 100])
 async def test_bytes_come_in_pieces(split_bytes):
-    expected, _, _ = await raw_answer(Script(**SHORT))
+    async with Sandbox(script=Script(**SHORT)) as sandbox, Raw(sandbox) as raw:
+        await raw.ask()
+        expected = await raw.reader.readuntil(WHOLE)
     async with Sandbox(script=Script(split_bytes=split_bytes, **SHORT)) as sandbox, Raw(sandbox) as raw:
         await raw.ask()
         reads = []
-        while not b"".join(reads).endswith(b"0\r\n\r\n"):
-            reads.append(await asyncio.wait_for(raw.reader.read(65_536), 1))
+        while not b"".join(reads).endswith(WHOLE):
+            reads.append(await asyncio.wait_for(raw.reader.read(65_536), 30))
     assert len(b"".join(reads)) == len(expected)
     assert len(reads) > len(expected) / split_bytes / 4
 
