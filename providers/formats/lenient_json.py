@@ -99,7 +99,7 @@ class JsonText:
         return self._flush()
 
     def end(self, *, cut: bool) -> str:
-        """`cut`: there was no more room, so that a number or a word at the end may not be whole, and is left out."""
+        """`cut`: a limit cut the text, so that a number or a word at its end may not be whole; then it is left out."""
         if not self._begun:
             self._out.append(self._held)
             self._held = ""
@@ -150,7 +150,7 @@ class JsonText:
     # leaves in `_read` the method that reads it.
 
     def _read_on(self, text: str) -> int:
-        at, open_ = 0, Outcome.OPEN
+        at, open_ = 0, Outcome.OPEN  # looked up once: the members of an enum are slow to reach
         while self.outcome is open_ and at < len(text):
             at = self._read(self, text, at)
         return at
@@ -202,10 +202,7 @@ class JsonText:
         return self._begin_token(text, at)
 
     def _comma(self, text: str, at: int) -> int:
-        """A comma, the end of an object or array, or what shows that a comma is missing.
-
-        Only what cannot be a part of the value before it does show that.
-        """
+        """A comma, the end of an object or array, or what no value can go on with, which shows that a comma is missing."""
         at = self._skip_space(text, at)
         first = text[at : at + 1]
         if first in OPENERS:
@@ -231,8 +228,8 @@ class JsonText:
         if not text[at].isspace():
             return at
         end = after_space(text, at)
-        room = max(0, HELD_CHARACTERS - len(self._pending))
-        self._pending += NO_JSON_SPACE.sub(" ", text[at : min(end, at + room)])
+        left_characters = max(0, HELD_CHARACTERS - len(self._pending))
+        self._pending += NO_JSON_SPACE.sub(" ", text[at : min(end, at + left_characters)])
         return end
 
     @property
