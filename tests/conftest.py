@@ -114,7 +114,7 @@ class Server:
 
     def drop(self, name: str) -> None:
         """Whoever is in it is thrown out; a vacuum that Postgres began there itself is the superuser's, and short."""
-        for _ in range(50):
+        for _ in range(300):
             try:
                 return self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
             except asyncpg.InsufficientPrivilegeError:

@@ -177,7 +177,7 @@ def empty_database_url(server: Any) -> Iterator[str]:
     name = f"empty_{uuid4().hex}"
     server.execute(f'CREATE DATABASE "{name}"')
     yield re.sub(r"^(\w+://[^/?]*)(/[^?]*)?", rf"\g<1>/{name}", server.url)
-    server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    server.drop(name)
 
 
 @pytest.fixture(autouse=True)

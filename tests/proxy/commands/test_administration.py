@@ -166,7 +166,7 @@ def test_what_needs_migrating_says_so_and_migrate_does_it(
         assert caduceus("migrate", "--json").json == {"revision": SCHEMA_REVISION}
         assert caduceus("tenant", "list").out == "none\n"
     finally:
-        server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        server.drop(name)
 
 
 def test_a_postgres_that_is_away_is_named(caduceus: Any, monkeypatch: pytest.MonkeyPatch) -> None:

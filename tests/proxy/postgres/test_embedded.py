@@ -60,12 +60,12 @@ def tmp_path(quick_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def made_once(quick_path: Path) -> Path:
+def made_once(quick_path: Path) -> Iterator[Path]:
     """A data directory with a cluster in it, to be copied: most tests are not about making one."""
-    data_dir = quick_path / "made"
-    with EmbeddedPostgres(data_dir, durable=False) as postgres:
-        query(postgres.url, "CREATE TABLE kept (word text); INSERT INTO kept VALUES ('here')")
-    return data_dir
+    with tempfile.TemporaryDirectory(dir=quick_path) as directory:
+        with EmbeddedPostgres(Path(directory), durable=False) as postgres:
+            query(postgres.url, "CREATE TABLE kept (word text); INSERT INTO kept VALUES ('here')")
+        yield Path(directory)
 
 
 @pytest.fixture
