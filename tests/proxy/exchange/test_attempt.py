@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from providers.events import Delta, Failure, Usage
 from providers.events import FailureKind as K
 from providers.seam import Seam
-from providers.tools.text import CallReader
+from providers.tools.call_reader import CallReader
 from providers.tools.tool_set import ToolSet
 from proxy.exchange.attempt import ERROR_BODY_BYTES, WHOLE_BODY_BYTES, Assignment, Attempt, Progress
 from proxy.exchange.meter import AttemptReport, Reading
