@@ -163,7 +163,7 @@ class GroupCommit:
             if write.request_id.int in seen or answer_bytes > BATCH_ANSWER_BYTES:
                 break
             self._queue.popleft()
-            if write.part is Part.HOLD and write.future is not None and write.future.cancelled():
+            if write.future is not None and write.future.cancelled() and write.part is Part.HOLD:
                 continue  # its caller left before it was posted
             if write.part is not Part.CHECKPOINT:
                 seen.add(write.request_id.int)

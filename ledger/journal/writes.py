@@ -40,7 +40,7 @@ class Answer:
     sealed: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: that takes a microsecond for each of them
 class Hold:
     """Money to be reserved for a request before any upstream is contacted. `pins` is from `encode_pins`."""
 
@@ -64,7 +64,7 @@ class HoldOutcome:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # not frozen: that takes a microsecond for each of them
 class Settlement:
     """A request that is over. `attempts` is JSON; without a `bill` nothing was delivered and nothing was paid."""
 
@@ -281,6 +281,8 @@ def transfer_rows(settlement: Settlement, accounts: AccountIds) -> list[Transfer
     """
     bill = settlement.bill
     rows: list[TransferRow] = []
+    if bill is None:
+        return rows
 
     def move(
         kind: str, debit: int, credit: int | None, amount: int, payable: str | None = None, provider: str | None = None
@@ -288,8 +290,6 @@ def transfer_rows(settlement: Settlement, accounts: AccountIds) -> list[Transfer
         if amount:
             rows.append(TransferRow(settlement.request_id, len(rows), debit, credit, amount, kind, payable, provider))
 
-    if bill is None:
-        return rows
     tenant, sandbox_pusd = settlement.account_id, bill.sandbox_charge_pusd
     move("charge", tenant, accounts["revenue", None], bill.charge_pusd - sandbox_pusd)
     move("charge", tenant, accounts["sandbox_revenue", None], sandbox_pusd)
