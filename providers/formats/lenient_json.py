@@ -202,7 +202,7 @@ class JsonText:
         return self._begin_token(text, at)
 
     def _comma(self, text: str, at: int) -> int:
-        """A comma, the end of an object or array, or what no value can go on with, which shows that a comma is missing."""
+        """A comma, the end of an object or array, or what no value goes on with: then a comma is missing."""
         at = self._skip_space(text, at)
         first = text[at : at + 1]
         if first in OPENERS:
