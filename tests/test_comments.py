@@ -23,19 +23,23 @@ SOURCES = [Path("bootstrap.py"), *(path for path in ENTRIES if path.suffix == ".
 PAPERS = [Path("README.md"), Path("ARCHITECTURE.md"), Path("CONTRIBUTING.md"), Path("bench/README.md")]
 MANUALS = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").glob("*.md"))
 
-PATH = re.compile(r"(?:[\w*-]+/)+[\w*-]*(?:\.py)?|[\w*]+\.py")
+PATH = re.compile(r"(?:[\w*-]+/)+[\w*-]*(?:\.(?:py|sql))?|[\w*]+\.(?:py|sql)")
 DOTTED = re.compile(r"([\w/]+(?:\.\w+)+)(?:\(.*\))?")
 CALL = re.compile(r"(\w+)\(.*\)")
 CLASS = re.compile(r"[A-Z]\w*[a-z]\w*")
 
-# What looks like a name of ours and is none: fields on the wire, columns of tables, files, names of other libraries.
+# What looks like a name of ours and is none: fields on the wire, columns of tables, files, fixtures, other libraries.
 FOREIGN = {
+    "books.eventually",
     "caduceus.toml",
     "chat.completion",
     "chat_template_kwargs.thinking",
     "clock_getcpuclockid(3)",
     "Encoding",
+    "house.blocked",
+    "house.until",
     "llama_models/llama3/tokenizer.py",
+    "loop.create_connection",
     "output_config.format",
     "postmaster.pid",
     "provider.regions",
@@ -157,7 +161,7 @@ def is_gone(name: str, path: Path) -> bool:
 
 
 def is_ours(file: str) -> bool:
-    return file.endswith(".py") or file.partition("/")[0] in {entry.name for entry in ENTRIES}
+    return file.endswith((".py", ".sql")) or file.partition("/")[0] in {entry.name for entry in ENTRIES}
 
 
 # What exists

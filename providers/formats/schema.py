@@ -1,8 +1,8 @@
 """Whether a JSON text fits a schema, as the library `jsonschema` says.
 
 Nothing here bounds what a check costs: a schema is a caller's own and may ask for years of work, so whoever checks one
-does it in a process that can be stopped (`proxy.exchange.checker_process`). Nothing outside a schema is ever read:
-references stay within it. The library is loaded at the first schema.
+does it in a process that can be stopped (`proxy.exchange.formats.checker_process`). Nothing outside a schema is ever
+read: references stay within it. The library is loaded at the first schema.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -146,16 +146,17 @@ async def test_a_hold_that_failed_although_it_was_written_is_given_back(books: A
 async def test_a_lock_that_is_not_given_up_fails_holds_after_a_while(
     books: Any, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ledger.journal.group_commit.POST_TIMEOUT_S", 0.1)
     acme = await books.customer("10.00")
     hold, settled = acme.hold(USD), acme.hold(USD)
     await store.hold(settled)
-    async with books.owner.transaction():
-        await books.owner.execute("SELECT FROM account WHERE id = $1 FOR UPDATE", acme.account_id)
-        settling = asyncio.create_task(store.settle(books.settlement(settled)))
-        with pytest.raises(LedgerUnavailable):
-            await store.hold(hold)
-        assert not settling.done()
+    with monkeypatch.context() as impatient:
+        impatient.setattr("ledger.journal.group_commit.POST_TIMEOUT_S", 0.1)
+        async with books.owner.transaction():
+            await books.owner.execute("SELECT FROM account WHERE id = $1 FOR UPDATE", acme.account_id)
+            settling = asyncio.create_task(store.settle(books.settlement(settled)))
+            with pytest.raises(LedgerUnavailable):
+                await store.hold(hold)
+            assert not settling.done()
     await settling
     await books.eventually(lambda: books.position(acme), (10 * USD - CHARGE_PUSD, 0, 0))
 
