@@ -1,13 +1,14 @@
 """What is made of reports: the rules of "What is charged" in tables, then whole requests up to their bill."""
 
+from math import ceil
 from typing import Any
 
 import orjson
 import pytest
 
-from ledger.billing import Bill, Ending, Tokens, UsageSource, bill
+from ledger.billing import Bill, Ending, Tokens, UsageSource, bill, excessive
 from ledger.prices import Price
-from providers.chat_request import ChatRequest
+from providers.chat_request import ChatRequest, Reasoning
 from providers.events import FailureKind as K
 from providers.events import Usage
 from proxy.exchange.meter import AttemptReport, Reading
@@ -65,8 +66,8 @@ def test_how_an_attempt_ended(attempt: AttemptReport, client_left: bool, ending:
 
 
 def of_least(prompt_tokens: int) -> ChatRequest:
-    """One message, so long that at least so many tokens are expected of it: 4 bytes each, and 25 for the template."""
-    return chat("x" * 4 * (prompt_tokens - 25))
+    """One message of which so many tokens are expected: one for 5.25 bytes, and 10 for the template."""
+    return chat("x" * ceil(5.25 * (prompt_tokens - 10)))
 
 
 @pytest.mark.parametrize(
@@ -111,44 +112,82 @@ def test_a_count_that_cannot_be_is_not_believed(usage: Usage, text: str, believe
     assert believable(usage, report(reading=reading(text), usage=usage), chat()) is believed
 
 
+PROSE = (
+    "Plants absorb sunlight through chlorophyll, a pigment located in the chloroplasts. This energy is used to convert "
+    "carbon dioxide and water into glucose and oxygen. The process takes place in two stages: the light-dependent "
+    "reactions and the Calvin cycle. "
+) * 20
+SYSTEM = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "god", "schema": {"type": "object"}}}
+PROMPTS = {
+    "one word": chat("Hello"),
+    "a system message": chat(messages=SYSTEM),
+    "tools": chat(messages=SYSTEM, tools=[TOOL]),
+    "any object": chat("Hello", response_format={"type": "json_object"}),
+    "a schema": chat("Hello", response_format=SCHEMA),
+    "a thought": chat("Hello", reasoning=Reasoning(enabled=True)),
+    "prose": chat(PROSE),
+    "a raw prompt": chat(prompt="Hello", messages=[]),
+    "raw prose": chat(prompt=PROSE, messages=[]),
+}
+
+
+@pytest.mark.parametrize("wanted", PROMPTS.values(), ids=PROMPTS)
+def test_no_count_of_a_prompt_is_believed_that_an_exact_count_would_dispute(wanted: ChatRequest) -> None:
+    counted = count_exactly(report(), wanted).tokens.prompt
+    disputed = next(tokens for tokens in range(counted, 10**6) if excessive(tokens, counted))
+    assert not believable(Usage(disputed, 5), report(), wanted)
+    assert believable(Usage(counted, 5), report(), wanted) or counted < 300, "an honest count of prose is believed"
+
+
+def test_no_count_of_an_answer_is_believed_that_an_exact_count_would_dispute() -> None:
+    """A few pieces may hold a long text."""
+    answer = report(reading=reading(PROSE, pieces=3))
+    counted = count_exactly(answer, chat()).tokens.completion
+    disputed = next(tokens for tokens in range(counted, 10**6) if excessive(tokens, counted))
+    assert not believable(Usage(25, disputed), answer, chat())
+    assert believable(Usage(25, counted), answer, chat())
+
+
 def least_prompt(request: ChatRequest, added_prompt: str = "") -> int:
     return least_expected(report(added_prompt=added_prompt), request).prompt
 
 
 def test_what_is_expected_of_a_prompt() -> None:
-    texts = chat("x" * 400)
-    assert least_prompt(texts) == 400 // 4 + 20 + 5
-    assert least_prompt(chat("x" * 403)) == 400 // 4 + 20 + 5, "rounded down"
-    twice = chat(messages=[{"role": "user", "content": "x" * 200}] * 2)
-    assert least_prompt(twice) == 400 // 4 + 20 + 2 * 5
-    assert least_prompt(texts, added_prompt="x" * 40) == least_prompt(texts) + 10
+    texts = chat("x" * 525)
+    assert least_prompt(texts) == 100 + 5 + 5
+    assert least_prompt(chat("x" * 530)) == 100 + 5 + 5, "rounded down"
+    twice = chat(messages=[{"role": "user", "content": "x" * 210}, {"role": "user", "content": "x" * 315}])
+    assert least_prompt(twice) == 100 + 5 + 2 * 5
+    assert least_prompt(chat(prompt="x" * 525, messages=[])) == 100, "no template is around a raw prompt"
+    assert least_prompt(texts, added_prompt="x" * 105) == least_prompt(texts) + 20
 
 
 @pytest.mark.parametrize("choice", ["auto", "none"])
 def test_what_is_expected_of_tools_whether_they_may_be_called_or_not(choice: str) -> None:
     tools_bytes = len(orjson.dumps([TOOL]))
-    content = "x" * (800 - tools_bytes)
-    assert least_prompt(chat(content, tools=[TOOL], tool_choice=choice)) == 800 // 4 + 20 + 5 + 200
+    content = "x" * (525 - tools_bytes)
+    assert least_prompt(chat(content, tools=[TOOL], tool_choice=choice)) == 100 + 5 + 5 + 200
 
 
 def test_what_is_expected_of_a_format() -> None:
     wanted = {"type": "json_object"}
-    content = "x" * (400 - len(orjson.dumps(wanted)))
-    assert least_prompt(chat(content, response_format=wanted)) == 400 // 4 + 20 + 5 + 24
+    content = "x" * (525 - len(orjson.dumps(wanted)))
+    assert least_prompt(chat(content, response_format=wanted)) == 100 + 5 + 5 + 24
 
 
 @pytest.mark.parametrize(
     ("text_bytes", "pieces", "expected"),
     [
         (0, 0, 0),
-        (400, 0, 100),
-        (400, 99, 100),
-        (400, 101, 101),
-        (403, 0, 100),
+        (525, 0, 100),
+        (525, 99, 100),
+        (525, 101, 101),
+        (530, 0, 100),
     ],
 )
 def test_what_is_expected_of_an_answer(text_bytes: int, pieces: int, expected: int) -> None:
-    """A piece is a token or more, and so are four bytes, thoughts and calls among them."""
+    """A piece is a token or more, and so are 5.25 bytes, thoughts and calls among them."""
     for name in ("content", "reasoning", "calls"):
         shown = report(reading=Reading(pieces, **{name: b"x" * text_bytes}))
         assert least_expected(shown, chat()).completion == expected, name
@@ -376,11 +415,11 @@ def test_of_a_continued_answer_the_prompt_is_charged_once() -> None:
 
 
 def test_a_repair_is_our_cost() -> None:
-    repair = report(usage=Usage(60, 9), reading=Reading(9), repairs=True, delivered=False, added_prompt="x" * 100)
+    repair = report(usage=Usage(45, 9), reading=Reading(9), repairs=True, delivered=False, added_prompt="x" * 100)
     due = billed(report(), repair)
     assert due.charge_pusd == 26 * PROMPT_PUSD + 5 * WORD_PUSD
     assert due.tokens == Tokens(26, completion=5)
-    assert due.costs[1].cost_pusd == 60 * BUY.input_pusd + 9 * BUY.output_pusd
+    assert due.costs[1].cost_pusd == 45 * BUY.input_pusd + 9 * BUY.output_pusd
 
 
 @pytest.mark.parametrize("hidden", [True, False])
