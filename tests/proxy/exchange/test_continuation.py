@@ -1,113 +1,269 @@
-"""One answer in several parts: an endpoint fails within it, or its thought has used up its budget."""
+"""One answer in several parts: what allows it, where a part begins, how long it may be. Reports in, decisions out."""
 
-import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from proxy.sandbox.script import Script
+from providers.chat_request import ChatRequest, Reasoning
+from providers.events import Usage
+from providers.seam import Seam
+from proxy.exchange.continuation import (
+    EFFORT_PERCENT,
+    Part,
+    generated_tokens,
+    may_go_on,
+    next_part,
+    seam_after,
+    thought_is_over,
+    thought_limit_tokens,
+)
+from proxy.exchange.meter import AttemptReport, Reading
+from proxy.routing.route import Candidate
+from tests.proxy.exchange.parts import (
+    BY_ENGINE,
+    BY_PROMPT,
+    BY_PROVIDER,
+    TOOL,
+    TOOLS_AS_TEXT,
+    candidate,
+    chat,
+    cut,
+    reading,
+    report,
+)
 
-PLACES = {"first": {"provider": "sandbox"}, "second": {"provider": "sandbox"}}
-THINK = {"reasoning": {"enabled": True}}
-QUICK = {"idle_timeout_s": 0.3}
-
-
-async def whole(house, **fields):
-    answer = await house.stream(**fields)
-    assert answer.done
-    return answer
-
-
-def lines(row):
-    return [(line["endpoint"], line["prompt"], line["completion"]) for line in json.loads(row["lines"])]
-
-
-@pytest.mark.parametrize("fields", [{}, THINK], ids=["answer", "thought and answer"])
-async def test_cut_after_any_event_the_answer_goes_on_elsewhere(open_house, fields):
-    house = await open_house(PLACES)
-    uncut = await whole(house, **fields)
-    pieces = uncut.usage["completion_tokens"]
-    for position in range(1, pieces, 3):
-        house.service.retry_budget.requests = 10.0
-        house["first"].script = Script(fault="cut_mid_stream", after_events=position)
-        answer = await house.stream(**fields)
-        assert answer.done, position
-        assert answer.error is None
-        assert answer.joined("reasoning") == uncut.joined("reasoning"), position
-        assert answer.text == uncut.text, position
-        assert answer.usage["completion_tokens"] == pieces, position
-        assert answer.usage["prompt_tokens"] == uncut.usage["prompt_tokens"], "the prompt is charged once"
-        house.service.observations["first"] = type(house.service.observations["first"])()
-
-
-@pytest.mark.parametrize("fault", ["hang_mid_stream", "reset_mid_stream", "error_mid_stream", "bad_chunk_framing"])
-async def test_however_it_breaks_off(open_house, fault):
-    house = await open_house(PLACES, **QUICK)
-    uncut = await whole(house)
-    house["first"].script = Script(fault=fault, after_events=4)
-    answer = await house.stream()
-    assert (answer.done, answer.text, answer.finish_reason) == (True, uncut.text, "stop")
-    _, row = await house.settled(2)
-    assert row["state"] == "completed"
-    (first, prompt, _), (second, none, _) = lines(row)
-    assert (first, second, none) == ("first", "second", 0)
-    assert prompt > 0
-    assert row["cost_pusd"] > row["charge_pusd"], "the second prompt is our cost"
+THINKS = Reasoning(enabled=True)
+JSON = {"type": "json_object"}
+CUT = cut("The herald")
+CUT_THOUGHT = cut("", reading=reading(reasoning="Who carries it?"))
+THOUGHT = report(reading=reading(reasoning="Who carries it?"), cut_short=True)
 
 
-CANNOT = [
-    ({"first": {"provider": "sandbox"}, "second": {"provider": "nebius", "supports": []}}, {}),
-    (PLACES, {"frequency_penalty": 0.5}),
-    (PLACES, {"response_format": {"type": "json_object"}}),
-]
+def within_call(**fields: Any) -> AttemptReport:
+    return cut("", reading=reading("I look.", calls='time{"at":'), **fields)
 
 
-@pytest.mark.parametrize(("places", "fields"), CANNOT)
-async def test_what_cannot_be_continued_ends_with_an_error(open_house, places, fields):
-    house = await open_house(places)
-    house["first"].script = Script(fault="cut_mid_stream", after_events=3)
-    answer = await house.stream(**fields)
-    assert not answer.done
-    assert answer.error["code"] == "upstream_failed"
-    assert answer.finish_reason == "error"
+# Where the answer stands
 
 
-async def test_a_key_can_switch_it_off(open_house):
-    house = await open_house(PLACES)
-    key = await house.tenant("careful", "10", continuation=False)
-    house["first"].script = Script(fault="cut_mid_stream", after_events=3)
-    answer = await house.send(house.body(stream=True), key=key)
-    assert not answer.done
-    assert answer.error["code"] == "upstream_failed"
+@pytest.mark.parametrize(
+    ("readings", "close_thought", "seam"),
+    [
+        ([], False, Seam("", "")),
+        ([reading("The herald")], False, Seam("", "The herald")),
+        ([reading("The "), reading("herald")], False, Seam("", "The herald")),
+        ([reading(reasoning="Who?")], False, Seam("Who?", None)),
+        ([reading(reasoning="Who"), reading(reasoning=" is it?")], False, Seam("Who is it?", None)),
+        ([reading("The herald", "Who?")], False, Seam("Who?", "The herald")),
+        ([reading(reasoning="Who?"), reading("The herald")], False, Seam("Who?", "The herald")),
+        # A thought that is to end here: what follows is the answer.
+        ([reading(reasoning="Who?")], True, Seam("Who?", "")),
+        ([reading("The herald", "Who?")], True, Seam("Who?", "The herald")),
+        ([reading("The herald")], True, Seam("", "The herald")),
+        ([], True, Seam("\n", "")),
+        ([Reading()], True, Seam("\n", "")),
+        # Within a call there is no seam, in whichever part it stands.
+        ([reading("I look.", calls="time{")], False, None),
+        ([reading("I look.", calls="time{"), reading("more")], True, None),
+    ],
+)
+def test_where_the_answer_stands(readings: Sequence[Reading], close_thought: bool, seam: Seam | None) -> None:
+    parts = [report(reading=each) for each in readings]
+    assert seam_after(parts, close_thought=close_thought) == seam
 
 
-@pytest.mark.parametrize("stream", [True, False])
-async def test_a_thought_ends_with_its_budget(open_house, stream):
-    house = await open_house(PLACES)
-    free = await whole(house, **THINK)
-    ask = house.stream if stream else house.chat
-    answer = await ask(reasoning={"max_tokens": 4})
-    assert answer.usage["completion_tokens_details"]["reasoning_tokens"] <= 4
-    assert free.joined("reasoning").startswith(answer.joined("reasoning"))
-    assert answer.finish_reason == "stop"
-    assert answer.text.strip()
-    assert answer.usage["prompt_tokens"] == free.usage["prompt_tokens"]
-    asked = [received.body for received in house.asked("first")][1:]
-    assert asked[0]["max_tokens"] == 4
-    assert asked[1]["continue_final_message"] is True
-    assert asked[1]["messages"][-1]["content"].endswith("</think>")
-    assert [row["state"] for row in await house.settled(2)] == ["completed", "completed"]
+@pytest.mark.parametrize(
+    ("parts", "tokens"),
+    [
+        ([], 0),
+        ([report(usage=Usage(26, 7))], 7),
+        ([report(usage=None, reading=Reading(5))], 5),
+        ([report(usage=Usage(26, 7)), report(usage=None, reading=Reading(5))], 12),
+        ([report(usage=Usage(26, -7))], 0),
+        ([report(usage=Usage(26, 0), reading=Reading(5))], 0),
+    ],
+)
+def test_how_much_of_it_there_is(parts: Sequence[AttemptReport], tokens: int) -> None:
+    assert generated_tokens(parts) == tokens
 
 
-async def test_effort_is_a_share_of_the_answer(open_house):
-    house = await open_house(PLACES)
-    answer = await house.stream(reasoning={"effort": "low"}, max_tokens=20)
-    assert house.asked("first")[0].body["max_tokens"] == 4
-    assert answer.usage["completion_tokens"] <= 20
+def test_a_thought_is_over_when_a_part_was_cut_short_for_it() -> None:
+    assert not thought_is_over([])
+    assert not thought_is_over([CUT_THOUGHT])
+    assert thought_is_over([THOUGHT, report()])
 
 
-async def test_a_short_thought_is_left_alone(open_house):
-    house = await open_house(PLACES)
-    free = await whole(house, **THINK)
-    answer = await house.stream(reasoning={"max_tokens": 4_000})
-    assert (answer.joined("reasoning"), answer.text) == (free.joined("reasoning"), free.text)
-    assert len(house.asked("first")) == 2
+# How long a thought may be
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "limit"),
+    [
+        (Reasoning(enabled=True), None),
+        (Reasoning(enabled=True, max_tokens=300), 300),
+        (Reasoning(enabled=True, max_tokens=9_000), 9_000),
+        (Reasoning(enabled=True, max_tokens=0), 1),
+        (Reasoning(enabled=True, max_tokens=300, effort="high"), 300),
+        (Reasoning(enabled=True, effort="max"), 950),
+        (Reasoning(enabled=True, effort="xhigh"), 950),
+        (Reasoning(enabled=True, effort="high"), 800),
+        (Reasoning(enabled=True, effort="medium"), 500),
+        (Reasoning(enabled=True, effort="low"), 200),
+        (Reasoning(enabled=True, effort="minimal"), 100),
+        (Reasoning(enabled=True, effort="none"), None),
+        (Reasoning(enabled=False, effort="high"), None),
+        (Reasoning(enabled=None, max_tokens=300), None),
+    ],
+)
+def test_how_long_a_thought_may_be_of_1000_tokens(reasoning: Reasoning, limit: int | None) -> None:
+    assert thought_limit_tokens(chat(reasoning=reasoning), candidate().endpoint, 1_000) == limit
+
+
+@pytest.mark.parametrize("effort", EFFORT_PERCENT)
+def test_a_thought_may_always_have_a_token(effort: str) -> None:
+    wanted = chat(reasoning=Reasoning(enabled=True, effort=effort))
+    assert thought_limit_tokens(wanted, candidate().endpoint, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "parameters"),
+    [
+        (candidate(provider="openrouter"), {}),  # which sees to it itself
+        (candidate(provider="openrouter", supports=["prefix"]), {}),
+        (candidate(supports=["tools"]), {}),  # whose answers cannot be continued
+        (candidate(), {"n": 2}),
+        (candidate(), {"frequency_penalty": 0.5}),
+    ],
+)
+def test_where_a_thought_is_not_limited_here(where: Candidate, parameters: dict[str, Any]) -> None:
+    wanted = chat(reasoning=Reasoning(enabled=True, max_tokens=300), **parameters)
+    assert thought_limit_tokens(wanted, where.endpoint, 1_000) is None
+
+
+# What the next attempt is asked for
+
+OPEN, CLOSED, SAID = Seam("Who?", None), Seam("Who?", ""), Seam("", "The herald")
+WHOLE = frozenset[str]()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "where", "parts", "seam", "part"),
+    [
+        (chat(), candidate(), [], None, Part(1_000, None, False, WHOLE)),
+        (chat(), candidate(), [CUT], SAID, Part(1_000, SAID, False, WHOLE)),
+        (chat(reasoning=THINKS), candidate(), [], None, Part(1_000, None, False, WHOLE)),
+        # A limited thought: the part ends at its limit, and the answer does not.
+        (
+            chat(reasoning=Reasoning(True, max_tokens=300)),
+            candidate(),
+            [],
+            None,
+            Part(300, None, False, frozenset({"length"})),
+        ),
+        (chat(reasoning=Reasoning(True, max_tokens=1_000)), candidate(), [], None, Part(1_000, None, False, WHOLE)),
+        (chat(reasoning=Reasoning(True, max_tokens=3_000)), candidate(), [], None, Part(1_000, None, False, WHOLE)),
+        # What follows it, or goes on within it elsewhere, has all that is left.
+        (
+            chat(reasoning=Reasoning(True, max_tokens=300)),
+            candidate(),
+            [THOUGHT],
+            CLOSED,
+            Part(1_000, CLOSED, False, WHOLE),
+        ),
+        (
+            chat(reasoning=Reasoning(True, max_tokens=300)),
+            candidate(),
+            [CUT_THOUGHT],
+            OPEN,
+            Part(1_000, OPEN, False, WHOLE),
+        ),
+        # Where a grammar holds from the first token on, the thought is asked for apart, up to its closing tag.
+        (
+            chat(reasoning=THINKS, response_format=JSON),
+            candidate(means=BY_ENGINE),
+            [],
+            None,
+            Part(1_000, Seam("", None), True, frozenset({"stop"})),
+        ),
+        (
+            chat(reasoning=Reasoning(True, max_tokens=300), response_format=JSON),
+            candidate(means=BY_ENGINE),
+            [],
+            None,
+            Part(300, Seam("", None), True, frozenset({"stop", "length"})),
+        ),
+        (
+            chat(reasoning=THINKS, response_format=JSON),
+            candidate(means=BY_ENGINE),
+            [CUT_THOUGHT],
+            OPEN,
+            Part(1_000, OPEN, True, frozenset({"stop"})),
+        ),
+        (
+            chat(reasoning=THINKS, response_format=JSON),
+            candidate(means=BY_ENGINE),
+            [THOUGHT],
+            CLOSED,
+            Part(1_000, CLOSED, False, WHOLE),
+        ),
+        # A thought that was over at once leaves a seam that is inside none.
+        (
+            chat(reasoning=THINKS, response_format=JSON),
+            candidate(means=BY_ENGINE),
+            [THOUGHT],
+            OPEN,
+            Part(1_000, OPEN, False, WHOLE),
+        ),
+        (chat(response_format=JSON), candidate(means=BY_ENGINE), [], None, Part(1_000, None, False, WHOLE)),
+        (
+            chat(reasoning=THINKS, response_format=JSON),
+            candidate(means=BY_PROMPT),
+            [],
+            None,
+            Part(1_000, None, False, WHOLE),
+        ),
+    ],
+)
+def test_what_the_next_part_is_asked_for(
+    wanted: ChatRequest, where: Candidate, parts: Sequence[AttemptReport], seam: Seam | None, part: Part
+) -> None:
+    assert next_part(wanted, where, parts, seam, 1_000) == part
+
+
+# Whether an endpoint can go on
+
+TOOLS = {"tools": [TOOL]}
+AS_TEXT = candidate(means=TOOLS_AS_TEXT, supports=["prefix"])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "parts", "where", "may"),
+    [
+        (chat(), [CUT], candidate(), True),
+        (chat(), [CUT_THOUGHT], candidate(), True),
+        (chat(), [CUT, CUT], candidate(), True),
+        (chat(n=2), [CUT], candidate(), False),
+        (chat(repetition_penalty=1.1), [CUT], candidate(), False),
+        (chat(logprobs=True), [CUT], candidate(), False),
+        (chat(), [CUT], candidate(supports=["tools", "response_format"]), False),
+        (chat(), [within_call()], candidate(), False),
+        (chat(), [within_call(), CUT], candidate(), False),
+        # A grammar begins with the text: on neither side of the seam may it stand in the middle of it.
+        (chat(response_format=JSON), [CUT], candidate(means=BY_ENGINE), False),
+        (chat(response_format=JSON), [cut("{", candidate(means=BY_ENGINE))], candidate(means=BY_PROMPT), False),
+        (chat(response_format=JSON), [cut("{", candidate(means=BY_PROMPT))], candidate(means=BY_PROVIDER), True),
+        (chat(response_format=JSON), [CUT_THOUGHT], candidate(means=BY_ENGINE), True),
+        # Calls that the engine reads itself may not be read any more; calls that are text stay text.
+        (chat(**TOOLS), [CUT], candidate(), False),
+        (chat(**TOOLS), [CUT], AS_TEXT, True),
+        (chat(**TOOLS), [cut("I look", inside_call=True)], AS_TEXT, False),
+        (chat(**TOOLS, tool_choice="required"), [CUT], AS_TEXT, False),
+        (chat(**TOOLS, tool_choice="none"), [CUT], candidate(), False),
+        (chat(**TOOLS, tool_choice="none"), [CUT], AS_TEXT, True),
+    ],
+)
+def test_whether_an_endpoint_can_go_on(
+    wanted: ChatRequest, parts: Sequence[AttemptReport], where: Candidate, may: bool
+) -> None:
+    assert may_go_on(wanted, parts, where) is may
