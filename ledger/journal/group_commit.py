@@ -1,7 +1,7 @@
 """Group commit: while one batch is being committed the next one gathers, with no timer.
 
 One task writes, over one connection, one batch after the other; a batch is one call of `post_batch`, which is one
-transaction. Writes keep the order in which they were handed over. `verdict` decides what becomes of a batch that
+transaction. Writes keep the order in which they were handed over. `remedy` decides what becomes of a batch that
 failed: it is posted again (everything may be posted twice), cut in two until the bad row is alone, or kept until
 Postgres is back.
 """
@@ -62,7 +62,7 @@ class Write:
     claim: ClaimRow | AnswerRow | None = None  # of a hold what it claims, of a settlement what answers that
 
 
-class Verdict(Enum):
+class Remedy(Enum):
     """What becomes of a batch that failed."""
 
     AGAIN = auto()  # it lost a race: post it again at once
@@ -74,14 +74,14 @@ AGAIN_CODES = {"40001", "40P01", "55P03", "57014"}  # serialization, deadlock, l
 REFUSED_CLASSES = {"21", "22", "23", "54", "P0", "XX"}  # a row's fault; other classes are the server's
 
 
-def verdict(error: Exception, *, connected: bool) -> Verdict:
+def remedy(error: Exception, *, connected: bool) -> Remedy:
     """`connected`: the connection survived the error."""
     code = getattr(error, "sqlstate", None) or ""
     if code in AGAIN_CODES:
-        return Verdict.AGAIN
+        return Remedy.AGAIN
     if not connected or isinstance(error, OSError) or (code and code[:2] not in REFUSED_CLASSES):
-        return Verdict.AWAY
-    return Verdict.REFUSED
+        return Remedy.AWAY
+    return Remedy.REFUSED
 
 
 class GroupCommit:
@@ -183,18 +183,18 @@ class GroupCommit:
                 outcomes = await self._post(batch)
             except Exception as error:
                 connected = self._connection is not None and not self._connection.is_closed()
-                match verdict(error, connected=connected):
-                    case Verdict.AGAIN:
+                match remedy(error, connected=connected):
+                    case Remedy.AGAIN:
                         failures += 1
                         await asyncio.sleep(CONFLICT_PAUSE_S * random.random())
-                    case Verdict.REFUSED if len(batch) == 1:
+                    case Remedy.REFUSED if len(batch) == 1:
                         refuse(batch[0], error)
                         return
-                    case Verdict.REFUSED:
+                    case Remedy.REFUSED:
                         middle = len(batch) // 2
                         await self._commit(batch[:middle])
                         batch = batch[middle:]
-                    case Verdict.AWAY:
+                    case Remedy.AWAY:
                         if failures:
                             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
                         failures += 1

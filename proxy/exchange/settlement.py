@@ -6,7 +6,7 @@ The provider's count of tokens is the basis. Our own is taken exactly, with the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import orjson
 
@@ -80,7 +80,7 @@ def least_expected(report: AttemptReport, chat: ChatRequest) -> Tokens:
 
 
 def count_exactly(report: AttemptReport, chat: ChatRequest) -> Counted:
-    """With the tokenizer: a millisecond for some 2,000 bytes."""
+    """With the tokenizer: about 2 ms for 8,000 bytes."""
     reading = report.reading
     completion = count_text(reading.text.decode("utf-8", "replace"))
     reasoning = round(completion * reading.reasoning_pieces / reading.pieces) if reading.pieces else 0
@@ -176,8 +176,8 @@ def attempts_shown(reports: Sequence[AttemptReport]) -> list[dict[str, Any]]:
             "failure": report.failure.kind.value if report.failure else None,
             "finish_reason": report.finish_reason,
             "streamed": report.streamed,
-            "first_content_ms": millis(report.started_s, report.first_content_s),
-            "total_ms": millis(report.started_s, report.ended_s),
+            "first_content_ms": elapsed_ms(report.started_s, report.first_content_s),
+            "total_ms": elapsed_ms(report.started_s, report.ended_s),
             **({"repair": True} if report.repairs else {}),
         }
         for report in reports
@@ -187,8 +187,8 @@ def attempts_shown(reports: Sequence[AttemptReport]) -> list[dict[str, Any]]:
 def answer_headers(reports: Sequence[AttemptReport], started_s: float, now_s: float) -> dict[str, str]:
     """Which endpoint answers, after how many attempts, and whose time it took, as of `now_s`."""
     endpoint: Endpoint = reports[-1].candidate.endpoint
-    upstream_ms = sum(millis(report.started_s, report.first_content_s or report.ended_s) or 0 for report in reports)
-    ours_ms = max((millis(started_s, now_s) or 0) - upstream_ms, 0)
+    upstream_ms = sum(elapsed_ms(report.started_s, report.first_content_s or report.ended_s) or 0 for report in reports)
+    ours_ms = max(elapsed_ms(started_s, now_s) - upstream_ms, 0)
     headers = {
         "x-caduceus-endpoint": endpoint.name,
         "x-caduceus-attempts": str(len(reports)),
@@ -225,5 +225,10 @@ def number(pusd: int) -> orjson.Fragment:
     return orjson.Fragment(format_usd(pusd).encode())
 
 
-def millis(start_s: float, end_s: float | None) -> int | None:
+@overload
+def elapsed_ms(start_s: float, end_s: float) -> int: ...
+@overload
+def elapsed_ms(start_s: float, end_s: float | None) -> int | None: ...
+def elapsed_ms(start_s: float, end_s: float | None) -> int | None:
+    """Milliseconds between two instants in seconds; None where the second has not come."""
     return None if end_s is None else round((end_s - start_s) * 1_000)

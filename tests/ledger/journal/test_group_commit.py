@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from ledger.errors import LedgerUnavailable
-from ledger.journal.group_commit import Verdict, verdict
+from ledger.journal.group_commit import Remedy, remedy
 from ledger.journal.store import Store
 
 USD = 10**12
@@ -19,25 +19,25 @@ COUNT = "SELECT count(*) FROM request"
 @pytest.mark.parametrize(
     ("error", "connected", "wanted"),
     [
-        (asyncpg.DeadlockDetectedError("deadlock"), True, Verdict.AGAIN),
-        (asyncpg.SerializationError("serialization"), True, Verdict.AGAIN),
-        (asyncpg.QueryCanceledError("statement timeout"), True, Verdict.AGAIN),
-        (asyncpg.CheckViolationError("held"), True, Verdict.REFUSED),
-        (asyncpg.InvalidTextRepresentationError("json"), True, Verdict.REFUSED),
-        (asyncpg.RaiseError("by a function"), True, Verdict.REFUSED),
-        (ValueError("a bug of ours"), True, Verdict.REFUSED),
-        (asyncpg.ConnectionDoesNotExistError("in the middle"), True, Verdict.AWAY),
-        (asyncpg.InterfaceError("connection is closed"), False, Verdict.AWAY),
-        (asyncpg.AdminShutdownError("terminating"), False, Verdict.AWAY),
-        (asyncpg.CannotConnectNowError("starting up"), True, Verdict.AWAY),
-        (asyncpg.DiskFullError("no space"), True, Verdict.AWAY),
-        (asyncpg.ReadOnlySQLTransactionError("a standby"), True, Verdict.AWAY),
-        (ConnectionResetError(), True, Verdict.AWAY),
-        (TimeoutError(), True, Verdict.AWAY),
+        (asyncpg.DeadlockDetectedError("deadlock"), True, Remedy.AGAIN),
+        (asyncpg.SerializationError("serialization"), True, Remedy.AGAIN),
+        (asyncpg.QueryCanceledError("statement timeout"), True, Remedy.AGAIN),
+        (asyncpg.CheckViolationError("held"), True, Remedy.REFUSED),
+        (asyncpg.InvalidTextRepresentationError("json"), True, Remedy.REFUSED),
+        (asyncpg.RaiseError("by a function"), True, Remedy.REFUSED),
+        (ValueError("a bug of ours"), True, Remedy.REFUSED),
+        (asyncpg.ConnectionDoesNotExistError("in the middle"), True, Remedy.AWAY),
+        (asyncpg.InterfaceError("connection is closed"), False, Remedy.AWAY),
+        (asyncpg.AdminShutdownError("terminating"), False, Remedy.AWAY),
+        (asyncpg.CannotConnectNowError("starting up"), True, Remedy.AWAY),
+        (asyncpg.DiskFullError("no space"), True, Remedy.AWAY),
+        (asyncpg.ReadOnlySQLTransactionError("a standby"), True, Remedy.AWAY),
+        (ConnectionResetError(), True, Remedy.AWAY),
+        (TimeoutError(), True, Remedy.AWAY),
     ],
 )
-def test_verdicts(error: Exception, connected: bool, wanted: Verdict) -> None:
-    assert verdict(error, connected=connected) is wanted
+def test_what_becomes_of_a_batch(error: Exception, connected: bool, wanted: Remedy) -> None:
+    assert remedy(error, connected=connected) is wanted
 
 
 async def test_an_answer_that_is_lost_is_asked_for_again_and_nothing_is_posted_twice(books: Any, gate: Any) -> None:

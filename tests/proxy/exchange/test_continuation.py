@@ -254,6 +254,7 @@ AS_TEXT = candidate(means=TOOLS_AS_TEXT, supports=["prefix"])
         (chat(response_format=JSON), [cut("{", candidate(means=BY_ENGINE))], candidate(means=BY_PROMPT), False),
         (chat(response_format=JSON), [cut("{", candidate(means=BY_PROMPT))], candidate(means=BY_PROVIDER), True),
         (chat(response_format=JSON), [CUT_THOUGHT], candidate(means=BY_ENGINE), True),
+        (chat(response_format=JSON), [CUT_THOUGHT, CUT], candidate(means=BY_ENGINE), False),
         # Calls that the engine reads itself may not be read any more; calls that are text stay text.
         (chat(**TOOLS), [CUT], candidate(), False),
         (chat(**TOOLS), [CUT], AS_TEXT, True),

@@ -13,6 +13,7 @@ from providers.adapter import prompt_ceiling_tokens
 from providers.chat_request import ChatRequest
 from proxy.entry.api_errors import ApiError
 from proxy.exchange.planning import (
+    LEAST_OUTPUT_TOKENS,
     Ceiling,
     Planner,
     PromptLength,
@@ -177,12 +178,12 @@ def planner(
     default_output_tokens: int = 1_000,
 ) -> Planner:
     """At `SELL` everywhere, unless `prices` say what each endpoint takes."""
-    priced = {one.name: SELL for one in endpoints} if prices is None else prices
+    priced = {each.name: SELL for each in endpoints} if prices is None else prices
     versions = {name: [PriceVersion(LONG_AGO, price)] for name, price in priced.items()}
     book = PriceBook(versions, [Plan("twice", markup_ppm=1_000_000)])
     return Planner(
         Catalogue("hermes", (), endpoints, lambda: book, lambda: NOW),
-        {one.name: Observation() for one in endpoints} | dict(observations or {}),
+        {each.name: Observation() for each in endpoints} | dict(observations or {}),
         default_output_tokens,
         clock=Clock(100.0),
         dice=Dice(*dice),
@@ -228,6 +229,16 @@ async def test_a_prompt_is_counted_only_where_it_might_not_fit_the_shortest_cont
     # Else its bytes say enough: a quarter of them is the estimate, and all of them are the most.
     assert prompt == (PromptLength(12, 12 + 32) if is_counted else PromptLength(5 // 4, 93))
     assert count_prompt.asked == is_counted
+
+
+async def test_what_is_not_counted_is_estimated_at_four_bytes_a_token() -> None:
+    _, prompt = await planner(endpoint("first")).plan(key(), asked(chat("x" * 400)))
+    assert prompt.tokens == 100
+
+
+def test_an_answer_of_fewer_tokens_is_not_worth_its_prompt() -> None:
+    """A caller who asked for no length is refused where the credit does not reach for so many."""
+    assert LEAST_OUTPUT_TOKENS == 256
 
 
 async def test_a_count_never_raises_what_the_bytes_allow() -> None:

@@ -151,7 +151,7 @@ def test_a_parameter_refused_here_may_be_taken_elsewhere(message: str, refused: 
         ([K.BAD_REQUEST, K.UNAVAILABLE], 502, "upstream_failed"),
     ],
 )
-def test_the_verdict(kinds: list[K], status: int, code: str) -> None:
+def test_what_the_client_is_told(kinds: list[K], status: int, code: str) -> None:
     failures = [(candidate(f"e{i}"), failed(kind, "their own words")) for i, kind in enumerate(kinds)]
     error = failed_request(failures, delivered=False)
     assert (error.status, error.code) == (status, code)

@@ -21,9 +21,9 @@ from proxy.exchange.settlement import (
     count_exactly,
     delivering_attempt,
     delivery,
+    elapsed_ms,
     how_it_ended,
     least_expected,
-    millis,
     number,
     quick_count,
     reported_source,
@@ -527,7 +527,7 @@ def test_headers_never_tell_a_negative_time() -> None:
 
 @pytest.mark.parametrize(("start_s", "end_s", "ms"), [(10.0, None, None), (10.0, 10.0, 0), (10.0, 11.2346, 1235)])
 def test_milliseconds(start_s: float, end_s: float | None, ms: int | None) -> None:
-    assert millis(start_s, end_s) == ms
+    assert elapsed_ms(start_s, end_s) == ms
 
 
 def test_the_usage_shown_is_the_usage_billed() -> None:
