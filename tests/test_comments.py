@@ -23,7 +23,7 @@ SOURCES = [Path("bootstrap.py"), *(path for path in ENTRIES if path.suffix == ".
 PAPERS = [Path("README.md"), Path("ARCHITECTURE.md"), Path("CONTRIBUTING.md"), Path("bench/README.md")]
 MANUALS = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").glob("*.md"))
 
-PATH = re.compile(r"(?:[\w*-]+/)+[\w*-]*(?:\.(?:py|sql))?|[\w*]+\.(?:py|sql)")
+PATH = re.compile(r"(?:[\w*-]+/)+[\w*-]*(?:\.(?:py|sql|json))?|[\w*]+\.(?:py|sql|json)")
 DOTTED = re.compile(r"([\w/]+(?:\.\w+)+)(?:\(.*\))?")
 CALL = re.compile(r"(\w+)\(.*\)")
 CLASS = re.compile(r"[A-Z]\w*[a-z]\w*")
@@ -161,7 +161,7 @@ def is_gone(name: str, path: Path) -> bool:
 
 
 def is_ours(file: str) -> bool:
-    return file.endswith((".py", ".sql")) or file.partition("/")[0] in {entry.name for entry in ENTRIES}
+    return file.endswith((".py", ".sql", ".json")) or file.partition("/")[0] in {entry.name for entry in ENTRIES}
 
 
 # What exists

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from proxy.config import EndpointSettings, Section, Settings
 from proxy.entry.api_errors import CODES
+from proxy.routing import preferences
 from proxy.routing.endpoints import PROFILES
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,11 @@ def test_every_setting_is_documented() -> None:
         assert not keys.keys() - documented, name
     assert not EndpointSettings.model_fields.keys() - documented
     assert not {profile.api_key_env for profile in PROFILES} - documented
+
+
+def test_every_preference_of_routing_is_documented() -> None:
+    (listed,) = re.findall(r"`provider: \{([\w, ]+)\}`", (ROOT / "docs/api.md").read_text())
+    assert set(listed.split(", ")) == preferences.FIELDS
 
 
 def test_the_table_of_error_codes_is_the_one_in_force() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from providers.profiles import DIALECTS
 from proxy.sandbox.script import Script
 
 THINK = {"reasoning": {"enabled": True}}
@@ -60,8 +61,6 @@ def sent(house, name="first"):
 
 
 # The same answer as from an endpoint with tools
-
-DIALECTS = ["aimlapi", "chutes", "lyceum", "nebius", "nous", "openai", "openrouter", "sandbox", "vllm"]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
