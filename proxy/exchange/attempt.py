@@ -48,13 +48,14 @@ class Line(Protocol):
 class Assignment:
     """What an attempt is to do.
 
-    `plain`: a whole body is asked for, no stream. `seam`: it continues an answer there. `our_limits`: the finish
-    reasons that end this part and not the answer. `added_prompt`: what its prompt has beyond the request's; `repairs`:
-    it makes good what another attempt got wrong.
+    `plain`: a whole body is asked for, no stream. `streams`: its answer goes to the client as it comes. `seam`: it
+    continues an answer there. `our_limits`: the finish reasons that end this part and not the answer. `added_prompt`:
+    what its prompt has beyond the request's; `repairs`: it makes good what another attempt got wrong.
     """
 
     candidate: Candidate
     plain: bool
+    streams: bool = False
     seam: Seam | None = None
     our_limits: frozenset[str] = frozenset()
     added_prompt: str = ""
@@ -137,6 +138,10 @@ class Attempt:
         self._report: AttemptReport | None = None
 
     @property
+    def candidate(self) -> Candidate:
+        return self._assignment.candidate
+
+    @property
     def ended(self) -> bool:
         return self._ended_s is not None
 
@@ -151,11 +156,12 @@ class Attempt:
         return self._connection is not None and self._ended_s is None
 
     def report(self) -> AttemptReport:
-        """The attempt as it stands. Of one that has ended always the same."""
+        """The attempt as it stands. Of one that has ended it is made once, and again after `release`."""
         if self._report is not None:
             return self._report
         report = self._make_report()
-        if self.ended:
+        # An outlet that has delivered nothing of a stream yet may do so later.
+        if self.ended and (self._outlet.delivers or not self._assignment.streams):
             self._report = report
         return report
 
@@ -178,7 +184,7 @@ class Attempt:
             connected=self._connection is not None,
             fresh=self._fresh,
             plain=self.plain,
-            streamed=self._outlet.delivers,
+            streamed=assignment.streams,
             cut_short=self._cut_short,
             continues=assignment.seam is not None,
             inside_call=self.emulation is not None and self.emulation.inside_call,
@@ -187,7 +193,7 @@ class Attempt:
         )
 
     def progress(self, now_s: float) -> Progress:
-        """How it stands with the time; events are noticed as of the last time that this was asked."""
+        """How it stands with the time, for the ticker alone: it notes new events as of `now_s`."""
         if self._reader.events_read != self._events_seen:
             self._events_seen, self._progress_s = self._reader.events_read, now_s
         return Progress(self._started_s, self._first_content_s is not None, self._reader.done, now_s - self._progress_s)
@@ -272,6 +278,7 @@ class Attempt:
             failure = self._blame_us()
             self.end(failure)
             self._failure = failure  # also of an answer that had come to its end
+            self._report = None
 
     def completed(self) -> None:
         if self.ended:

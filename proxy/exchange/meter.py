@@ -22,7 +22,7 @@ class Reading:
 
     @property
     def text(self) -> bytes:
-        """All that was generated, as far as it was shown."""
+        """All that the provider let us see: thought, text and calls."""
         return self.reasoning + self.content + self.calls
 
     @property
@@ -76,9 +76,9 @@ class AttemptReport:
 
     Instants (`…_s`) are seconds of the event loop's clock. `usage` is what the provider reported, None where it
     reported none. `done`: it said `[DONE]`; `finished`: every choice has its finish reason. `delivered`: the client
-    has some of its content. `connected`: a connection to the endpoint was had. `streamed`: to the client, whichever
-    way it came. `cut_short`: it ended by a limit of ours, and another part follows. `continues`: it went on from a
-    seam. `added_prompt` is what its prompt had beyond the request's.
+    has some of its content. `connected`: a connection to the endpoint was had. `streamed`: its answer goes to the
+    client as it comes, whichever way it came here. `cut_short`: it ended by a limit of ours, and another part follows.
+    `continues`: it went on from a seam. `added_prompt` is what its prompt had beyond the request's.
     """
 
     candidate: Candidate

@@ -91,7 +91,8 @@ class Bell:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def heard(self) -> None:
+    async def wait(self) -> None:
+        """Return at the next ring, or at once where it has rung since the last wait."""
         if not self._rung:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -118,11 +119,12 @@ class Pursuit:
         "_attempts",
         "_bell",
         "_chat",
+        "_concluded",
         "_continuation",
+        "_deadlines",
         "_environment",
         "_failures",
         "_first_part",
-        "_first_token_timeout_s",
         "_max_tokens",
         "_prompt",
         "_remaining",
@@ -156,7 +158,9 @@ class Pursuit:
         self._failures: list[tuple[Candidate, Failure]] = []
         self._first_part = 0
         self._shaped: JsonOutlet | None = None
-        self._first_token_timeout_s = 0.0
+        self._concluded = False
+        limits = environment.limits
+        self._deadlines = Deadlines(started_s + limits.total_timeout_s, 0.0, limits.idle_timeout_s)
         self._bell = Bell()
 
     async def run(self, max_tokens: int) -> ApiError | None:
@@ -172,12 +176,20 @@ class Pursuit:
         if step.error is None and self._shaped is not None:
             assert self._chat.format is not None
             check = partial(self._environment.schemas.problem, self._chat.format, tenant_id=self._tenant_id)
-            await check_and_repair(self._shaped, self._chat, check, self._ask_again)
+            await check_and_repair(self._shaped, self._chat, check, self._ask_for_correction)
+            self._concluded = True
         return step.error
 
     def reports(self) -> tuple[AttemptReport, ...]:
         """Every attempt as it stands, in order."""
         return tuple(attempt.report() for attempt in self._attempts)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the answer has come, and was checked where it has to be."""
+        last = self._attempts[-1].report() if self._attempts else None
+        checked = self._shaped is None or self._concluded
+        return last is not None and last.answered and not last.cut_short and checked
 
     # Deciding
 
@@ -224,7 +236,7 @@ class Pursuit:
         return self._environment.retry_budget.withdraw(self._prompt.tokens)
 
     def _out_of_time(self) -> bool:
-        return self._environment.clock() > self._deadlines().total_at_s
+        return self._environment.clock() > self._deadlines.total_at_s
 
     def _begin_again(self) -> None:
         self._first_part = len(self._attempts)
@@ -248,7 +260,9 @@ class Pursuit:
             emulation = endpoint.adapter.emulation(chat, candidate.means, seed=self._request_id.hex)
         self._reply.begin_attempt(endpoint.name)
         stream = chat.stream or endpoint.stream_plain
-        assignment = Assignment(candidate, plain=not stream, seam=part.seam, our_limits=part.our_limits)
+        assignment = Assignment(
+            candidate, plain=not stream, streams=chat.stream, seam=part.seam, our_limits=part.our_limits
+        )
         attempt = self._new_attempt(assignment, self._outlet_before(candidate), emulation)
         body = endpoint.adapter.encode(
             chat,
@@ -261,10 +275,10 @@ class Pursuit:
         )
         return await self._run(attempt, candidate, body, fresh=step.fresh)
 
-    async def _ask_again(self, correction: ChatRequest) -> str | None:
+    async def _ask_for_correction(self, correction: ChatRequest) -> str | None:
         """One more try at the endpoint that answered, with what was wrong in its prompt: the JSON that it gives."""
-        last = self._attempts[-1].report()
-        candidate, endpoint = last.candidate, last.candidate.endpoint
+        candidate = self._attempts[-1].candidate
+        endpoint = candidate.endpoint
         added = "".join(text_content(message["content"]) for message in correction.messages[len(self._chat.messages) :])
         left_tokens = endpoint.context_tokens - self._prompt.most_tokens
         left_tokens -= len(added.encode()) + 2 * TOKENS_A_MESSAGE
@@ -278,8 +292,9 @@ class Pursuit:
             Assignment(candidate, plain=not stream, added_prompt=added, repairs=True), outlet, None
         )
         means = endpoint.adapter.means(correction, endpoint.target)
-        if candidate.means.enforcer is Enforcer.PROMPT:
-            means = replace(means, enforcer=Enforcer.PROMPT)
+        usual = endpoint.adapter.means(self._chat, endpoint.target)
+        if candidate.means.enforcer is Enforcer.PROMPT and usual.enforcer is not Enforcer.PROMPT:
+            means = replace(means, enforcer=Enforcer.PROMPT)  # it has refused the schema
         body = endpoint.adapter.encode(correction, endpoint.target, means, max_tokens=left_tokens, stream=stream)
         tried = await self._run(attempt, candidate, body, fresh=True)
         better = outlet.close().get(0)
@@ -287,9 +302,7 @@ class Pursuit:
 
     def _new_attempt(self, assignment: Assignment, outlet: Outlet, emulation: CallReader | None) -> Attempt:
         clock = self._environment.clock
-        attempt = Attempt(assignment, outlet, clock=clock, attention=self._bell.ring, emulation=emulation)
-        self._attempts.append(attempt)
-        return attempt
+        return Attempt(assignment, outlet, clock=clock, attention=self._bell.ring, emulation=emulation)
 
     def _outlet_before(self, candidate: Candidate) -> Outlet:
         """Where an attempt writes to: through what looks after the JSON that is wanted, where no engine does."""
@@ -302,12 +315,14 @@ class Pursuit:
 
     async def _run(self, attempt: Attempt, candidate: Candidate, body: bytes, *, fresh: bool) -> AttemptReport:
         """Ask, follow until the attempt has ended, and note what it tells of the endpoint."""
+        self._attempts.append(attempt)
         limits, observation = self._environment.limits, self._environment.observations[candidate.endpoint.name]
         allowed_s = limits.first_token_timeout_s
         allowed_s += limits.first_token_timeout_per_1k_prompt_s * self._prompt.tokens / 1_000
         expected_s = observation.expected_first_token_s(self._prompt.tokens)
         whole_tokens = self._max_tokens if attempt.plain else 0
-        self._first_token_timeout_s = first_token_timeout_s(allowed_s, expected_s, whole_tokens)
+        timeout_s = first_token_timeout_s(allowed_s, expected_s, whole_tokens)
+        self._deadlines = replace(self._deadlines, first_token_timeout_s=timeout_s)
         observation.begin()
         try:
             await self._ask(attempt, candidate, body, fresh=fresh)
@@ -331,7 +346,7 @@ class Pursuit:
     async def _follow(self, attempt: Attempt) -> None:
         """Until the attempt has ended: open the answer when there is something to say, keep pace with the client."""
         while not attempt.ended:
-            await self._bell.heard()
+            await self._bell.wait()
             if self._reply.needs_opening:
                 await self._reply.open(self.reports())
             if self._reply.congested and attempt.running:
@@ -344,9 +359,10 @@ class Pursuit:
     def tick(self, now_s: float) -> None:
         """End the running attempt if it has taken too long; keep the client's connection alive."""
         attempt = self._attempts[-1] if self._attempts else None
-        if attempt is None or not attempt.running:  # connecting has a timeout of its own
+        if attempt is None or not attempt.running:  # connecting and checking have timeouts of their own
+            self._reply.keep_alive(now_s, self._environment.limits.keepalive_comment_s)
             return
-        found = overdue(attempt.progress(now_s), self._deadlines(), now_s)
+        found = overdue(attempt.progress(now_s), self._deadlines, now_s)
         if found == "complete":
             attempt.complete()
         elif found is not None:
@@ -362,10 +378,6 @@ class Pursuit:
         report = attempt.report()
         return None if report.repairs else report
 
-    def _deadlines(self) -> Deadlines:
-        limits = self._environment.limits
-        return Deadlines(self._started_s + limits.total_timeout_s, self._first_token_timeout_s, limits.idle_timeout_s)
-
     def give_up(self) -> None:
         """End what runs: something broke here."""
         if self._attempts:
@@ -376,12 +388,12 @@ class Pursuit:
         attempt = self._attempts[-1] if self._attempts else None
         if attempt is None or not attempt.running:
             return
-        if not attempt.report().candidate.endpoint.adapter.dialect.cancel_stops_billing:
+        if not attempt.candidate.endpoint.adapter.dialect.cancel_stops_billing:
             attempt.resume()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._environment.limits.drain_upstream_s):
                     while not attempt.ended:
-                        await self._bell.heard()
+                        await self._bell.wait()
         attempt.leave()
 
 

@@ -99,6 +99,7 @@ class Relay:
             prompt,
             default_output_tokens=self.limits.default_output_tokens,
             expires_after_s=self.limits.total_timeout_s + EXPIRY_SLACK_S,
+            clock=clock,
         )
         started_s = clock()
         outlet = self._outlet(surface, request, order, asked)
@@ -190,7 +191,7 @@ class Exchange:
     async def settle(self, *, client_left: bool = False) -> None:
         """Post the charge and the costs and release the rest; returns when that is durable, or has failed."""
         reports = self.pursuit.reports()
-        ended = Ended(self._started_s, self._clock(), client_left, failed=self._error is not None)
+        ended = Ended(self._started_s, client_left, failed=self._error is not None)
         keep = partial(self._answer_of_claim, reports, client_left)
         try:
             await self.reservation.settle(reports, ended, keep)
@@ -208,7 +209,7 @@ class Exchange:
 
     async def wind_up(self, *, client_left: bool) -> None:
         """Resolve the hold of a request whose client left, or in which something broke here."""
-        if not self.reservation.open:
+        if not self.reservation.unsettled:
             return
         if client_left:
             await self.pursuit.leave()
@@ -228,12 +229,11 @@ class Exchange:
             self.reservation.checkpoint(report)
 
     def _answer_of_claim(self, reports: Sequence[AttemptReport], client_left: bool, bill: Bill | None) -> Answer | None:
-        """What the request's claim comes to: its whole answer, if it is there, though the client may have left."""
+        """What is kept under the Idempotency-Key: the whole answer if it is there, though the client may have left."""
         claim = self._order.claim
         if claim is None:
             return None
-        last = reports[-1] if reports else None
-        if self._error is not None or last is None or (client_left and (last.cut_short or not last.answered)):
+        if self._error is not None or not reports or (client_left and not self.pursuit.whole):
             return Answer(whole=False)
         kept = self.reply.keep(reports, bill, self._limits.idempotent_answer_bytes)
         if kept is None:

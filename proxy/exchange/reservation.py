@@ -67,16 +67,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the exchange ended: instants in seconds of the event loop's clock."""
+    """How the exchange ended. It began at `started_s`, an instant of the event loop's clock."""
 
     started_s: float
-    ended_s: float
     client_left: bool
     failed: bool
 
 
 KeepAnswer = Callable[[Bill | None], Answer | None]
-"""Makes of a bill what the request's claim comes to; None where nothing was claimed."""
+"""Given the bill: what is kept under the Idempotency-Key; None where the request has none."""
 
 
 class Reservation:
@@ -84,6 +83,7 @@ class Reservation:
 
     __slots__ = (
         "_books",
+        "_clock",
         "_count_prompt",
         "_default_output_tokens",
         "_expires_after_s",
@@ -106,6 +106,7 @@ class Reservation:
         *,
         default_output_tokens: int,
         expires_after_s: float,
+        clock: Callable[[], float],
         count_prompt: CountPrompt = count_in_thread,
     ) -> None:
         self._books = books
@@ -114,6 +115,7 @@ class Reservation:
         self._prompt = prompt
         self._default_output_tokens = default_output_tokens
         self._expires_after_s = expires_after_s
+        self._clock = clock
         self._count_prompt = count_prompt
         self._held = self._settled = False
         self.amount_pusd = 0
@@ -123,7 +125,7 @@ class Reservation:
         self.bill: Bill | None = None
 
     @property
-    def open(self) -> bool:
+    def unsettled(self) -> bool:
         """Whether money is held that nobody has settled."""
         return self._held and not self._settled
 
@@ -231,7 +233,7 @@ class Reservation:
             region=endpoint.region if endpoint else None,
             attempts=orjson.dumps(attempts_shown(reports)),
             ttft_ms=elapsed_ms(ended.started_s, delivering.first_content_s) if delivering else None,
-            total_ms=elapsed_ms(ended.started_s, ended.ended_s),
+            total_ms=elapsed_ms(ended.started_s, self._clock()),
             upstream_contacted=any(report.connected for report in reports),
             user=order.chat.user,
             metadata=order.chat.metadata or None,

@@ -25,9 +25,6 @@ class Running:
         self.draining = False
         """Whether this process takes no new requests."""
 
-    def __bool__(self) -> bool:
-        return bool(self.exchanges)
-
     def add(self, exchange: Watched) -> None:
         self.exchanges.add(exchange)
 

@@ -131,7 +131,7 @@ class StreamOutlet:
         self._surface.provider = endpoint
 
     def restart(self) -> None:
-        """Nothing of it was delivered, so nothing was written."""
+        """Keep what was written: it holds no content, and may have been sent."""
 
     @property
     def congested(self) -> bool:

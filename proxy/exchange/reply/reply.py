@@ -1,4 +1,4 @@
-"""The only one that writes to the client: the head of the response, the answer, its end."""
+"""What a client is sent around the deltas of an answer: the head of the response, its end, or why it failed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,10 @@ from proxy.routing.route import Route
 
 
 class Reply:
-    """`attend` while attempts run, then `end` or `fail`. Streamed and plain answers differ in their outlet alone."""
+    """`begin_attempt`, `open` and `keep_pace` while attempts run, then `end` or `fail`.
+
+    Streamed and plain answers differ in their outlet alone.
+    """
 
     __slots__ = (
         "_clock",

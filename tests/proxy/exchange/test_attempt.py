@@ -81,7 +81,7 @@ class Asked:
         self.outlet = outlet or Outlet(delivers=delivers)
         self.calls = 0
         self.attempt = Attempt(
-            Assignment(candidate("here"), plain, **assignment),
+            Assignment(candidate("here"), plain, streams=self.outlet.delivers, **assignment),
             self.outlet,
             clock=self.clock,
             attention=self._call,

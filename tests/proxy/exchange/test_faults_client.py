@@ -334,7 +334,7 @@ async def test_a_client_that_leaves_during_its_settlement_is_charged_once(open_h
     await transaction.start()
     await house.db.execute("LOCK TABLE account IN SHARE MODE")
     gate.set()
-    await house.until(lambda: not exchange.reservation.open)
+    await house.until(lambda: not exchange.reservation.unsettled)
     await house.blocked()
     leave(writer)
     await house.until(lambda: not house.service.running.exchanges)
@@ -354,7 +354,7 @@ async def test_a_client_that_leaves_while_its_tokens_are_counted_is_charged_once
     loop = asyncio.get_running_loop()
     busy = [loop.run_in_executor(None, free.wait, 60) for _ in range(40)]
     gate.set()
-    await house.until(lambda: not exchange.reservation.open)
+    await house.until(lambda: not exchange.reservation.unsettled)
     leave(writer)
     await house.until(lambda: not house.service.running.exchanges)
     free.set()

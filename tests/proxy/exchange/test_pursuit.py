@@ -605,8 +605,8 @@ async def test_a_bell_that_rang_before_anybody_listened_is_heard() -> None:
     bell = Bell()
     bell.ring()
     bell.ring()
-    await bell.heard()
-    listening = asyncio.create_task(bell.heard())
+    await bell.wait()
+    listening = asyncio.create_task(bell.wait())
     await breathe()
     assert not listening.done(), "two rings before are heard as one"
     bell.ring()

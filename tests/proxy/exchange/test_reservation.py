@@ -70,6 +70,7 @@ class Purchase:
             PromptLength(25, MOST_PROMPT_TOKENS),
             default_output_tokens=1_000,
             expires_after_s=1_860.0,
+            clock=lambda: 12.5,
             count_prompt=count_prompt or self.counter,
         )
 
@@ -88,13 +89,13 @@ class Purchase:
     async def refused(self) -> ApiError:
         with pytest.raises(ApiError) as caught:
             await self.reservation.hold()
-        assert not self.reservation.open
+        assert not self.reservation.unsettled
         assert self.available_pusd >= 0
         return caught.value
 
     async def settle(self, *reports: AttemptReport, keep: Any = lambda bill: None, **ended: bool) -> None:
         how = {"client_left": False, "failed": False} | ended
-        await self.reservation.settle(reports, Ended(9.0, 12.5, **how), keep)
+        await self.reservation.settle(reports, Ended(9.0, **how), keep)
 
 
 def affordable(error: ApiError) -> int:
@@ -109,7 +110,7 @@ async def test_within_credit_the_bytes_decide() -> None:
     await bought.reservation.hold()
     ceiling_pusd = PROMPT_PUSD + 1_000 * WORD_PUSD
     assert (bought.reservation.amount_pusd, bought.reservation.output_tokens) == (ceiling_pusd, 1_000)
-    assert (bought.available_pusd, bought.reservation.open) == (USD - ceiling_pusd, True)
+    assert (bought.available_pusd, bought.reservation.unsettled) == (USD - ceiling_pusd, True)
     assert (len(bought.books.asked), bought.counter.asked) == (1, 0)
 
 
@@ -242,7 +243,7 @@ async def test_a_whole_answer_is_charged_and_the_rest_released() -> None:
     await bought.settle(report(candidate(region="eu-north1"), usage=Usage(25, 5)))
     charge_pusd = 25 * SELL.input_pusd + 5 * SELL.output_pusd
     assert (bought.available_pusd, bought.books.holds) == (USD - charge_pusd, {})
-    assert (bought.reservation.open, bought.reservation.bill) == (False, bought.settled.bill)
+    assert (bought.reservation.unsettled, bought.reservation.bill) == (False, bought.settled.bill)
     settled = bought.settled
     assert (settled.state, settled.endpoint, settled.region) == ("completed", "first", "eu-north1")
     assert (settled.surface, settled.model, settled.user, settled.metadata) == ("chat", "hermes", "ann", {"app": "x"})
@@ -326,10 +327,10 @@ async def test_a_cancelled_settlement_may_be_repeated() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (bought.reservation.open, bought.books.settlements) == (True, {})
+    assert (bought.reservation.unsettled, bought.books.settlements) == (True, {})
     bought.books.silent = False
     await bought.settle(report(), client_left=True)
-    assert (bought.reservation.open, bought.settled.state) == (False, "client_left")
+    assert (bought.reservation.unsettled, bought.settled.state) == (False, "client_left")
 
 
 async def test_a_settlement_that_did_not_become_durable_is_told_and_not_repeated() -> None:
@@ -339,7 +340,7 @@ async def test_a_settlement_that_did_not_become_durable_is_told_and_not_repeated
     bought.books.away = True
     with pytest.raises(LedgerUnavailable):
         await bought.settle(report())
-    assert not bought.reservation.open
+    assert not bought.reservation.unsettled
     bought.books.away = False
     await bought.settle(report())
     assert bought.books.settlements == {}
@@ -368,7 +369,7 @@ async def test_a_claim_without_a_whole_answer_is_given_back() -> None:
 
 async def test_what_was_never_held_is_not_open() -> None:
     bought = Purchase(0)
-    assert not bought.reservation.open
+    assert not bought.reservation.unsettled
     await bought.refused()
 
 

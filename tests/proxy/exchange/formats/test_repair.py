@@ -1,11 +1,13 @@
 """An answer that must be JSON and is none: one more try where nobody has it yet, and what is said where it stays so."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 
+from providers.adapter import Adapter
 from providers.chat_request import ChatRequest, Reasoning
 from providers.events import Delta
 from providers.formats.response_format import JsonFormat
@@ -13,7 +15,7 @@ from proxy.exchange.formats.json_outlet import JsonOutlet
 from proxy.exchange.formats.repair import check_and_repair
 from proxy.exchange.planning import PromptLength
 from proxy.routing.observations import RetryBudget
-from tests.proxy.exchange.parts import BY_PROMPT, BY_PROVIDER, TOOL, candidate, chat
+from tests.proxy.exchange.parts import BY_ENGINE, BY_PROMPT, BY_PROVIDER, TOOL, candidate, chat
 from tests.proxy.exchange.talks import (
     COSTLY,
     REFUSED,
@@ -165,6 +167,46 @@ async def test_a_correction_asks_for_no_thought_and_offers_no_tools() -> None:
     assert ("tools" in asked, "tools" in again) == (True, False)
     assert asked["chat_template_kwargs"] == {"thinking": True}
     assert again["chat_template_kwargs"] == {"thinking": False}
+    assert ("response_format" in asked, "response_format" in again) == (False, True), (
+        "now nothing is in the grammar's way"
+    )
+
+
+async def test_an_endpoint_that_has_refused_the_schema_is_not_given_it_again() -> None:
+    told = talk(means=BY_ENGINE, first=[refuses(400, "grammar is too large"), says(DOES_NOT), says(BETTER)])
+    assert await told.run() is None
+    assert ["response_format" in body for body in told.asked] == [True, False, False]
+
+
+async def test_an_answer_is_whole_only_once_it_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever leaves meanwhile must not find half of it under the Idempotency-Key; whoever waits is kept company."""
+    checked = asyncio.Event()
+
+    async def wait(*_: Any, **__: Any) -> None:
+        await checked.wait()
+
+    monkeypatch.setattr(FakeSchemas, "problem", wait)
+    told = talk(first=[says(FITS)])
+    comments: list[float] = []
+    monkeypatch.setattr(told.client, "keep_alive", lambda now_s, _: bool(comments.append(now_s)))
+    running = await told.started()
+    assert not told.pursuit.whole
+    told.tick(16.0)
+    assert comments
+    checked.set()
+    assert await running is None
+    assert told.pursuit.whole
+
+
+async def test_a_request_that_could_not_be_worded_was_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(*_: Any, **__: Any) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Adapter, "encode", encode)
+    told = talk(first=[])
+    with pytest.raises(ZeroDivisionError):
+        await told.run()
+    assert told.reports == ()
 
 
 @pytest.mark.parametrize(
