@@ -322,7 +322,7 @@ class Pursuit:
         expected_s = observation.expected_first_token_s(self._prompt.tokens)
         whole_tokens = self._max_tokens if attempt.plain else 0
         timeout_s = first_token_timeout_s(allowed_s, expected_s, whole_tokens)
-        self._deadlines = replace(self._deadlines, first_token_timeout_s=timeout_s)
+        self._deadlines = Deadlines(self._deadlines.total_at_s, timeout_s, limits.idle_timeout_s)
         observation.begin()
         try:
             await self._ask(attempt, candidate, body, fresh=fresh)
